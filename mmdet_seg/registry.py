@@ -1,0 +1,44 @@
+"""Registries of scope ``mmdet_seg``, children of mmengine's.
+
+``type='mmdet_seg.InternViT'`` works in any OpenMMLab config: mmengine imports this module by its
+name and then the ``locations`` on the first look-up. Names that no OpenMMLab package uses
+(``InternViT``, ``ViTAdapter``, ``FeaturePyramid``, ...) are registered in mmengine's root as well
+(:func:`register_everywhere`), so that ``type='InternViT'`` works after
+``custom_imports=dict(imports=['mmdet_seg'])``.
+"""
+
+from typing import TypeVar
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+_MODEL_LOCATIONS = [
+    'mmdet_seg.backbones',
+    'mmdet_seg.necks',
+    'mmdet_seg.heads',
+    'mmdet_seg.segmentors',
+]
+_ENGINE = ['mmdet_seg.engine']
+
+MODELS = Registry('model', parent=root.MODELS, scope='mmdet_seg', locations=_MODEL_LOCATIONS)
+DATASETS = Registry(
+    'dataset', parent=root.DATASETS, scope='mmdet_seg', locations=['mmdet_seg.datasets']
+)
+TRANSFORMS = Registry(
+    'transform', parent=root.TRANSFORMS, scope='mmdet_seg', locations=['mmdet_seg.datasets']
+)
+HOOKS = Registry('hook', parent=root.HOOKS, scope='mmdet_seg', locations=_ENGINE)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmdet_seg',
+    locations=_ENGINE,
+)
+
+T = TypeVar('T', bound=type)
+
+
+def register_everywhere(cls: T) -> T:
+    """Register a model under ``mmdet_seg`` and, by its bare name, for every other scope."""
+    root.MODELS.register_module(module=cls)
+    return MODELS.register_module(module=cls)
