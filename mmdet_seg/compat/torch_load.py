@@ -1,0 +1,168 @@
+"""Reading checkpoints without running code from them.
+
+Needed because mmengine 0.10.7 calls ``torch.load(path, map_location=...)``: PyTorch 2.6 made
+``weights_only=True`` the default there and so refuses mmengine's own checkpoints (logged scalars,
+numpy numbers), while a checkpoint named by URL is still read by
+``torch.hub.load_state_dict_from_url``, which by default runs whatever the file says. Delete
+:func:`patch` when mmengine reads both with ``weights_only=True`` and allows its own classes;
+:func:`load_file` stays, as the one reader of ``.pth`` files.
+
+The rule, for our own code and, through :func:`patch`, for all that loads by way of mmengine (mmseg,
+mmdet): ``weights_only=True`` plus the short list of :func:`_allowed`. A file that needs more is
+refused, unless the environment says ``MMDET_SEG_TRUST_CHECKPOINTS=1``: run the code in it.
+"""
+
+import os
+import pickle
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+
+TRUST = 'MMDET_SEG_TRUST_CHECKPOINTS'
+_ONE_AT_A_TIME = threading.RLock()  # torch keeps one list of allowed names for the process
+
+
+def load_file(path: str | Path, *, map_location: Any = 'cpu', mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote to a file.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: Map tensors from the file instead of reading them. A file in the format of before
+            PyTorch 1.6 cannot be mapped and is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no checkpoint, is damaged, or needs code to be run; one line.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; name a checkpoint file in it.')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; name a checkpoint file.')
+    with _rule(str(path)) as weights_only, path.open('rb') as file:
+        mapped = mmap and file.read(2) == b'PK'  # a zip archive
+        file.seek(0)
+        source = path if mapped or path.suffix == '.safetensors' else file
+        return torch.load(source, map_location=map_location, weights_only=weights_only, mmap=mapped)
+
+
+def load(f: str | os.PathLike | IO[bytes], map_location: Any = None, **kwargs: Any) -> Any:
+    """``torch.load`` under the rule of this module, whatever ``weights_only`` says.
+
+    Args:
+        f: A path or an open file.
+        map_location: As for ``torch.load``.
+        kwargs: ``mmap`` counts for a path; nothing else is used.
+    """
+    if isinstance(f, str | os.PathLike):
+        return load_file(f, map_location=map_location, mmap=bool(kwargs.get('mmap')))
+    with _rule(str(getattr(f, 'name', 'the checkpoint'))) as weights_only:
+        return torch.load(f, map_location=map_location, weights_only=weights_only)
+
+
+def load_url(url: str, *args: Any, **kwargs: Any) -> Any:
+    """``torch.hub.load_state_dict_from_url``, same arguments, under the rule of this module."""
+    with _rule(url) as weights_only:
+        kwargs['weights_only'] = weights_only
+        return torch.hub.load_state_dict_from_url(url, *args, **kwargs)
+
+
+def patch(module: ModuleType) -> None:
+    """Make ``mmengine.runner.checkpoint`` load by the rule of this module.
+
+    Only the names ``torch`` and ``load_url`` inside that module change.
+    """
+    module.torch = _TorchThatLoadsSafely('torch')
+    module.load_url = load_url
+
+
+class _TorchThatLoadsSafely(ModuleType):
+    """torch, but for ``load``."""
+
+    load = staticmethod(load)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+class _StoredHistoryBuffer(HistoryBuffer):
+    """Turns into a HistoryBuffer of numbers when its content is read.
+
+    mmengine stores each buffer with the functions that summarise it (by ``builtins.getattr``) and
+    puts those it reads into the class; here the class keeps the ones it has.
+    """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names = ('max_length', '_log_history', '_count_history')
+        super().__setstate__({name: state[name] for name in names})
+        self.__class__ = HistoryBuffer
+
+
+def _getattr_of_history_buffer(owner: object, name: str) -> None:
+    """Takes the place of ``builtins.getattr``; the stored functions are not used."""
+    if owner is not _StoredHistoryBuffer:
+        raise pickle.UnpicklingError('GLOBAL builtins.getattr was not an allowed global')
+
+
+def _allowed() -> list[tuple[Any, str]]:
+    """What mmengine's own checkpoints hold beyond tensors and plain Python, and its stored names.
+
+    Scalars logged by the message hub, numpy numbers (best scores), and parts of a config (the
+    dataset's ``metainfo``).
+    """
+    reconstruct, scalar = np.ndarray(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    numeric = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    return [
+        (_StoredHistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (_getattr_of_history_buffer, 'builtins.getattr'),
+        (ConfigDict, 'mmengine.config.config.ConfigDict'),
+        (np.ndarray, 'numpy.ndarray'),
+        (np.dtype, 'numpy.dtype'),
+        *((kind, f'numpy.dtypes.{kind.__name__}') for kind in numeric),
+        *((reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    ]
+
+
+@contextmanager
+def _rule(name: str) -> Iterator[bool]:
+    """Around a ``torch.load``: yields its ``weights_only``; its errors become one line."""
+    trusted = os.environ.get(TRUST) == '1'
+    with _ONE_AT_A_TIME:
+        known = torch.serialization.get_safe_globals()
+        ours = [] if trusted else [entry for entry in _allowed() if entry not in known]
+        with torch.serialization.safe_globals(ours):
+            try:
+                yield not trusted
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:
+                raise ValueError(_explain(name, error)) from error
+
+
+def _explain(name: str, error: Exception) -> str:
+    """The line a user reads."""
+    text = str(error)
+    wanted = re.search(r'GLOBAL (\S+)', text)
+    if wanted:
+        return (
+            f'{name} asks for {wanted[1]!r}, which is not loaded from files; to run the code in '
+            f'it, if you trust its source, set {TRUST}=1.'
+        )
+    if 'map_location' in text:
+        return f"{name} holds tensors of a device that is not here; pass map_location='cpu'."
+    reason = text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:120]
+    return (
+        f'{name} is not a checkpoint that can be read ({reason or type(error).__name__}); '
+        'it is cut short, damaged or another kind of file.'
+    )
