@@ -7,7 +7,8 @@ name and then the ``locations`` on the first look-up. Names that no OpenMMLab pa
 ``custom_imports=dict(imports=['mmdet_seg'])``.
 """
 
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 from mmengine import registry as root
 from mmengine.registry import Registry
@@ -35,10 +36,25 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=_ENGINE,
 )
 
+# Where the bare names live. Importing torch's and mmengine's model code takes seconds, so until it
+# is needed a function stands in for the class.
+_BARE_NAMES = {'InternViT': 'mmdet_seg.backbones', 'FeaturePyramid': 'mmdet_seg.necks'}
+
 T = TypeVar('T', bound=type)
 
 
 def register_everywhere(cls: T) -> T:
     """Register a model under ``mmdet_seg`` and, by its bare name, for every other scope."""
-    root.MODELS.register_module(module=cls)
+    root.MODELS.register_module(module=cls, force=cls.__name__ in _BARE_NAMES)
     return MODELS.register_module(module=cls)
+
+
+def _stand_in(name: str, location: str) -> None:
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(location), name)(*args, **kwargs)
+
+    root.MODELS.register_module(name=name, module=build)
+
+
+for _name, _location in _BARE_NAMES.items():
+    _stand_in(_name, _location)

@@ -1,0 +1,346 @@
+"""InternViT, the one vision transformer of this repository.
+
+Shapes: B batch, (H, W) pixels, P patch side, (h, w) = (H / P, W / P) grid, N = h * w patch tokens,
+K prefix tokens (the class token), D channels.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from mmdet_seg.backbones.checkpoint import LoadReport, load_encoder, open_checkpoint
+from mmdet_seg.backbones.layers import Block, PatchEmbed
+from mmdet_seg.backbones.pos_embed import resample_positions
+from mmdet_seg.backbones.variants import Arch, get_arch
+from mmdet_seg.registry import register_everywhere
+
+
+class FeatureSpec(NamedTuple):
+    """What a map is: its channels and the pixels between neighbouring cells."""
+
+    channels: int
+    stride: int
+
+
+@register_everywhere
+class InternViT(BaseModule):
+    """Plain ViT: pre-norm blocks, layer scale, optional QK-norm, no final norm.
+
+    Shapes::
+
+        x        (B, 3, H, W)   RGB, ImageNet-normalised; H and W are multiples of P
+        tokens   (B, K + N, D)  class token first, then patch tokens in row-major order
+        outs[i]  (B, D, h, w)   one map per entry of ``out_indices``, stride P pixels
+
+    Maps and tokens come in the dtype of ``x``, whatever dtype the weights are held in.
+
+    Args:
+        arch: Name in :data:`variants.ARCHS` or a dict of the fields of :class:`variants.Arch`.
+        out_indices: Blocks to return, from 0, ascending; negative counts from the last block.
+        patch_size: Another patch side; published kernels are resampled on loading.
+        img_size: Another native size of the position table; a published table is resampled on
+            loading. Other input sizes always work: the table is then resampled in ``forward``.
+        drop_path_rate: Overrides the arch's.
+        frozen: Keep every parameter without gradient and the module in eval mode, run without a
+            graph, and hold the weights in ``dtype``.
+        frozen_stages: -1 trains everything, 0 freezes the stem (patches, positions, class token),
+            k the first k blocks too.
+        dtype: Of the weights; None means bfloat16 if ``frozen``, else the default dtype.
+        attention: ``auto``, ``sdpa``, ``flash_attn`` or ``eager``.
+        window_size: Side of attention windows in patches, one for all blocks or one per block;
+            0 is global.
+        global_blocks: Blocks that stay global where ``window_size`` is a single number.
+        grad_checkpointing: Recompute blocks in the backward pass instead of storing activations.
+        init_cfg: ``dict(type='Pretrained', checkpoint=SOURCE)`` loads any published layout.
+
+    Raises:
+        ValueError: Fields that do not fit together, or a block that the encoder does not have.
+
+    Source:
+        InternVL, https://arxiv.org/abs/2312.14238.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] | Arch = '300m-448px-v2-5',
+        out_indices: int | Sequence[int] = -1,
+        *,
+        patch_size: int | None = None,
+        img_size: int | None = None,
+        drop_path_rate: float | None = None,
+        frozen: bool = False,
+        frozen_stages: int = -1,
+        dtype: torch.dtype | str | None = None,
+        attention: str = 'auto',
+        window_size: int | Sequence[int] = 0,
+        global_blocks: Sequence[int] = (),
+        grad_checkpointing: bool = False,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch = get_arch(
+            arch, patch_size=patch_size, img_size=img_size, drop_path_rate=drop_path_rate
+        )
+        self.embed_dim = self.arch.embed_dim
+        self.patch_size = self.arch.patch_size
+        self.num_prefix_tokens = self.arch.num_prefix_tokens
+        self.out_indices = _resolve_indices('out_indices', out_indices, self.arch.depth)
+        self.frozen = frozen
+        self.frozen_stages = self.arch.depth if frozen else frozen_stages
+        if not -1 <= frozen_stages <= self.arch.depth:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} is not in -1 .. {self.arch.depth} '
+                '(-1 trains everything, 0 freezes the stem, k the first k blocks too).'
+            )
+        self.grad_checkpointing = grad_checkpointing
+        self.load_report: LoadReport | None = None
+        windows = _resolve_windows(window_size, global_blocks, self.arch.depth)
+        self._build(_resolve_dtype(dtype, frozen), windows, attention)
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, **overrides: Any) -> 'InternViT':
+        """Build an encoder from a checkpoint in any published layout.
+
+        Args:
+            source: Directory, file, hub id or name of a published encoder.
+            overrides: Arguments of the class, or fields of ``arch`` that the file cannot tell
+                (``num_heads`` of an unpublished size) or that should differ (``depth``).
+
+        Returns:
+            The encoder in eval mode, on the default device.
+
+        Raises:
+            FileNotFoundError: Nothing at ``source``.
+            ValueError: The file is broken or is not an InternViT.
+        """
+        known = {'img_size', 'patch_size', 'drop_path_rate'}
+        fields = {k: overrides.pop(k) for k in list(overrides) if k in Arch.__dataclass_fields__}
+        of_file = {k: v for k, v in fields.items() if k not in known}
+        found = open_checkpoint(source, of_file or None)
+        dtype = _resolve_dtype(overrides.pop('dtype', None), overrides.get('frozen', False))
+        with torch.device('meta'):
+            encoder = cls(get_arch(found.arch, **fields), dtype=dtype, **overrides)
+        encoder.load_report = load_encoder(encoder, found, dtype=dtype)
+        encoder._weights_pending = False
+        encoder._is_init = True
+        if (device := torch.get_default_device()).type != 'cpu':
+            encoder.to(device)
+        return encoder.eval()
+
+    def _build(self, dtype: torch.dtype, windows: list[int], attention: str) -> None:
+        """Lay the modules out without touching memory, then allocate and initialise them."""
+        arch, target = self.arch, torch.get_default_device()
+        # Plain numbers: no tensor is made, so this works on the meta device.
+        rates = [arch.drop_path_rate * i / max(arch.depth - 1, 1) for i in range(arch.depth)]
+        with torch.device('meta'):
+            self.patch_embed = PatchEmbed(arch)
+            if arch.num_prefix_tokens:
+                self.cls_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
+            num_positions = arch.num_prefix_tokens + arch.grid_size**2
+            self.pos_embed = nn.Parameter(torch.empty(1, num_positions, arch.embed_dim))
+            self.blocks = nn.ModuleList(
+                Block(arch, rate, attention, window)
+                for rate, window in zip(rates, windows, strict=True)
+            )
+            self.to(dtype)
+        # Weights that a checkpoint will bring are left unwritten; `forward` refuses to use them.
+        self._weights_pending = bool(self._pretrained_source())
+        if target.type != 'meta':
+            self.to_empty(device=target)
+            if not self._weights_pending:
+                self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random start: truncated normal (std 0.02), zero biases, unit norms, the arch's scale."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                module.reset_parameters()
+            elif name.endswith(('.ls1', '.ls2')):
+                nn.init.constant_(module.gamma, module.init)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.num_prefix_tokens:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def _pretrained_source(self) -> str:
+        cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        return cfg.get('checkpoint', '') if cfg.get('type') == 'Pretrained' else ''
+
+    def init_weights(self) -> None:
+        """Load what ``init_cfg`` names. Weights that are there already are never overwritten."""
+        if self._weights_pending:
+            found = open_checkpoint(self._pretrained_source(), {'num_heads': self.arch.num_heads})
+            self.load_report = load_encoder(self, found)
+            self._weights_pending = False
+            print_log(f'InternViT: {self.load_report.summary()}', 'current')
+        self._is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f'{prefix}pos_embed' in state_dict:
+            self._weights_pending = False
+
+    def _freeze(self) -> None:
+        """Take from the optimizer what is frozen and what no output depends on."""
+        if self.frozen:
+            self.requires_grad_(False)
+            self.eval()
+            return
+        if self.frozen_stages >= 0:
+            for part in ('patch_embed', 'pos_embed', 'cls_token'):
+                if hasattr(self, part):
+                    getattr(self, part).requires_grad_(False)
+        for i, block in enumerate(self.blocks):
+            if i < self.frozen_stages or i > self.out_indices[-1]:
+                block.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> 'InternViT':
+        """Like ``nn.Module.train``, except that frozen parts stay in eval mode."""
+        super().train(mode and not self.frozen)
+        for block in self.blocks[: max(self.frozen_stages, 0)]:
+            block.eval()
+        return self
+
+    def output_spec(self) -> list[FeatureSpec]:
+        """Channels and stride of every map that ``forward`` returns."""
+        return [FeatureSpec(self.embed_dim, self.patch_size)] * len(self.out_indices)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise rates, as in mmpretrain.
+
+        Args:
+            param_name: Full name, such as ``backbone.blocks.3.norm1.weight``.
+            prefix: What stands before the encoder's own names, such as ``backbone.``.
+
+        Returns:
+            The depth (0 for the stem, i + 1 for block i, and the last for anything else) and the
+            number of depths, ``depth + 2``.
+        """
+        num_layers = self.arch.depth + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        if name.startswith('blocks.'):
+            return int(name.split('.')[1]) + 1, num_layers
+        if name in ('pos_embed', 'cls_token') or name.startswith('patch_embed.'):
+            return 0, num_layers
+        return num_layers - 1, num_layers
+
+    def stem(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches, class token and positions: (B, 3, H, W) -> (B, K + N, D) and the grid."""
+        if self._weights_pending:
+            raise ValueError(
+                f'The weights of {self._pretrained_source()!r} were never loaded: call '
+                'init_weights() (Runner.train does) or load a checkpoint first.'
+            )
+        H, W = x.shape[-2:]
+        P = self.patch_size
+        if H % P or W % P or not (H and W):
+            fit = 'x'.join(str(max(round(side / P), 1) * P) for side in (H, W))
+            raise ValueError(
+                f'An input of {H}x{W} is not a multiple of patch_size={P}; nearest that fits: '
+                f'{fit} (data_preprocessor=dict(size_divisor={P}) pads).'
+            )
+        grid = (H // P, W // P)
+        tokens = self.patch_embed(x.to(self.patch_embed.proj.weight.dtype))
+        if self.num_prefix_tokens:
+            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(tokens), tokens], dim=1)
+        positions = resample_positions(self.pos_embed, grid, self.num_prefix_tokens)
+        return tokens + positions.to(tokens), grid
+
+    def run_blocks(
+        self, tokens: Tensor, grid: tuple[int, int], start: int = 0, stop: int | None = None
+    ) -> Iterator[Tensor]:
+        """Run blocks ``start`` to ``stop - 1`` and yield the tokens after each."""
+        for i in range(start, self.arch.depth if stop is None else stop):
+            block = self.blocks[i]
+            with torch.no_grad() if i < self.frozen_stages else nullcontext():
+                if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                    tokens = recompute(block, tokens, grid, use_reentrant=False)
+                else:
+                    tokens = block(tokens, grid)
+            yield tokens
+
+    def _states(self, x: Tensor, stop: int) -> Iterator[tuple[int, Tensor, tuple[int, int]]]:
+        """Index, tokens and grid after each block, in the precision that the weights are kept in."""
+        with torch.no_grad() if self.frozen_stages >= 0 else nullcontext():
+            tokens, grid = self.stem(x)
+        for i, tokens in enumerate(self.run_blocks(tokens, grid, stop=stop)):
+            yield i, tokens, grid
+
+    def _precision(self, x: Tensor) -> torch.autocast | nullcontext:
+        # Autocast would cast a frozen encoder's weights anew at every call.
+        return torch.autocast(x.device.type, enabled=False) if self.frozen else nullcontext()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """All blocks, no final norm: (B, 3, H, W) -> (B, K + N, D), class token first."""
+        with self._precision(x):
+            for _, tokens, _ in self._states(x, self.arch.depth):
+                pass
+            return tokens.to(x.dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the blocks in ``out_indices``: (B, 3, H, W) -> tuple of (B, D, h, w)."""
+        outs = []
+        with self._precision(x):
+            for i, tokens, grid in self._states(x, self.out_indices[-1] + 1):
+                if i in self.out_indices:
+                    maps = tokens[:, self.num_prefix_tokens :].transpose(1, 2).to(x.dtype)
+                    outs.append(maps.unflatten(2, grid).contiguous())
+        return tuple(outs)
+
+
+def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    given = (indices,) if isinstance(indices, int) else tuple(indices)
+    resolved = tuple(i + depth if i < 0 else i for i in given)
+    if not given or any(not 0 <= i < depth for i in resolved):
+        raise ValueError(
+            f'{name}={list(given)} names a block the encoder does not have; '
+            f'it has {depth}: {-depth} .. {depth - 1}.'
+        )
+    if list(resolved) != sorted(set(resolved)):
+        raise ValueError(f'{name}={list(given)} is not ascending without repeats.')
+    return resolved
+
+
+def _resolve_windows(
+    window_size: int | Sequence[int], global_blocks: Sequence[int], depth: int
+) -> list[int]:
+    if isinstance(window_size, int):
+        keep = set(_resolve_indices('global_blocks', global_blocks, depth) if global_blocks else ())
+        windows = [0 if i in keep else window_size for i in range(depth)]
+    else:
+        windows = list(window_size)
+        if len(windows) != depth or global_blocks:
+            raise ValueError(
+                f'window_size has {len(windows)} entries and global_blocks {len(global_blocks)}; '
+                f'give one window per block ({depth}) and no global_blocks, or a single window.'
+            )
+    if min(windows) < 0:
+        raise ValueError(f'window_size={min(windows)} is negative; 0 is global attention.')
+    return windows
+
+
+def _resolve_dtype(dtype: torch.dtype | str | None, frozen: bool) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if frozen else torch.get_default_dtype()
+    if isinstance(dtype, str):
+        short = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'fp64': 'float64'}
+        found = getattr(torch, short.get(dtype, dtype.removeprefix('torch.')), None)
+        if not isinstance(found, torch.dtype):
+            raise ValueError(f'dtype={dtype!r} is not one of {", ".join(short)}.')
+        return found
+    return dtype

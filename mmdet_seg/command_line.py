@@ -1,0 +1,45 @@
+"""What every command line does alike: one-line errors and exit statuses.
+
+Imports the standard library only, so that a tool can use it before it has parsed its arguments.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call a tool and leave with its status.
+
+    A ValueError or FileNotFoundError is a user's mistake: its message is printed as one line and the
+    status is 2. ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        print(f'{program}: interrupted.', file=sys.stderr)
+        status = INTERRUPTED
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get('MMDET_SEG_TRACEBACK') == '1':
+            raise
+        print(f'{program}: {one_line(error)}', file=sys.stderr)
+        status = USAGE
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    sys.stdout.flush()
+    sys.exit(status or OK)
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks and without what mmengine's registry puts in front."""
+    if isinstance(error, FileNotFoundError) and error.filename and error.strerror:
+        return f'{error.filename}: {error.strerror}.'
+    text = ' '.join(str(error).split())
+    while text.startswith('class `') and '.py: ' in text:
+        text = text.split('.py: ', 1)[1]
+    return text or type(error).__name__

@@ -1,0 +1,110 @@
+"""Pictures of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mmengine.dataset import pseudo_collate
+from PIL import Image
+
+_INK = '#333333'
+
+
+def draw_curves(out: Path, loss: Sequence[float], validations: list[dict], metric: str) -> None:
+    """Training loss (raw and smoothed) and the validation metric over iterations, as PNG."""
+    figure, canvas = _figure(9, 3.6)
+    left, right = figure.subplots(1, 2)
+    if len(loss):
+        steps = np.arange(1, len(loss) + 1)
+        left.plot(steps, loss, color='#9ecae1', linewidth=0.8, label='each iteration')
+        window = max(len(loss) // 30, 1)
+        smooth = np.convolve(loss, np.ones(window) / window, mode='valid')
+        left.plot(steps[window - 1 :], smooth, color='#08519c', label=f'mean of {window}')
+        left.set_ylim(0, float(np.quantile(loss, 0.99)) * 1.1)
+        left.legend(frameon=False, fontsize=8)
+    left.set(title='Training loss', xlabel='iteration')
+    if validations:
+        where = [v['iteration'] for v in validations]
+        values = [v.get(metric, np.nan) for v in validations]
+        right.plot(where, values, 'o-', color='#238b45')
+        best = int(np.nanargmax(values))
+        right.annotate(
+            f'{values[best]:.2f}', (where[best], values[best]), (0, 6), textcoords='offset points'
+        )
+        right.set_xlim(0, max(where) * 1.08)
+        right.set_ylim(0, max(values) * 1.15 or 1)
+    right.set(title=f'Validation {metric} (%)', xlabel='iteration')
+    for axes in (left, right):
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.tight_layout()
+    canvas.print_png(str(out))
+
+
+@torch.no_grad()
+def draw_predictions(out: Path, model: torch.nn.Module, dataset: Any, num_images: int) -> None:
+    """Rows of image, truth, prediction and where they differ, with a legend of the classes, as PNG."""
+    model.eval()
+    module = getattr(model, 'module', model)
+    palette = np.array(dataset.metainfo['palette'], dtype=np.uint8)
+    indices = np.unique(np.linspace(0, len(dataset) - 1, num_images).astype(int))
+    figure, canvas = _figure(11, 2.15 * len(indices) + 0.7)
+    axes = figure.subplots(len(indices), 4, squeeze=False)
+    present: set[int] = set()
+    for row, index in zip(axes, indices, strict=True):
+        sample = module.test_step(pseudo_collate([dataset[int(index)]]))[0]
+        label = sample.pred_sem_seg.data[0].cpu().numpy()
+        truth = sample.gt_sem_seg.data[0].cpu().numpy()
+        image = np.asarray(Image.open(sample.img_path).convert('RGB'))
+        valid = truth != 255
+        present |= set(np.unique(truth[valid])) | set(np.unique(label))
+        wrong = np.where((valid & (truth != label))[..., None], (220, 30, 30), image // 3 + 120)
+        pictures = (
+            image,
+            overlay(image, truth, palette),
+            overlay(image, label, palette),
+            wrong.astype(np.uint8),
+        )
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+        right = 100 * (truth == label)[valid].mean() if valid.any() else float('nan')
+        row[3].set_title(f'{right:.1f} % right', fontsize=8, color=_INK)
+    for axis, title in zip(axes[0], ('image', 'truth', 'prediction', ''), strict=True):
+        if title:
+            axis.set_title(title, fontsize=10, color=_INK)
+    classes = dataset.metainfo['classes']
+    handles = [
+        matplotlib.patches.Patch(color=palette[i] / 255, label=classes[i]) for i in sorted(present)
+    ]
+    figure.legend(handles=handles, loc='lower center', ncol=8, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.55 / figure.get_figheight(), 1, 1))
+    canvas.print_png(str(out))
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Blend class colours over an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label: (H, W) class numbers; those without a colour (255) leave the image as it is.
+        palette: (C, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    known = label < len(palette)
+    colours = palette[np.where(known, label, 0)]
+    mixed = (0.4 * image + 0.6 * colours).astype(np.uint8)
+    return np.where(known[..., None], mixed, image)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:
+    # Not pyplot: no global state, no display.
+    figure = Figure(figsize=(width, height), dpi=110)
+    return figure, FigureCanvasAgg(figure)

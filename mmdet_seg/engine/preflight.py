@@ -1,0 +1,58 @@
+"""What a run needs, checked before anything large is built."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmdet_seg.backbones.checkpoint import open_checkpoint
+from mmdet_seg.backbones.variants import get_arch
+
+_WHERE = {
+    'ADE20KDataset': (
+        'unpack ADEChallengeData2016.zip (data.csail.mit.edu/places/ADEchallenge) so that '
+        '{root}/images/training exists'
+    ),
+}
+
+
+def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
+    """See that the folders of the datasets are there.
+
+    Raises:
+        FileNotFoundError: Names the folder, how to get the data, and what works without.
+    """
+    for split in splits:
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        root = Path(dataset.get('data_root') or '')
+        for folder in (dataset.get('data_prefix') or {}).values():
+            if isinstance(folder, str) and not (root / folder).is_dir():
+                kind = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
+                known = _WHERE.get(kind.rsplit('.', 1)[-1], 'put the data there')
+                raise FileNotFoundError(
+                    f'No data in {root / folder}: {known.format(root=root)}, or name another place '
+                    f'with --cfg-options {split}_dataloader.dataset.data_root=DIR, or train on the '
+                    'built-in scenes with --data scenes.'
+                )
+
+
+def check_weights(cfg: Config) -> None:
+    """Find the encoder's checkpoint, fetch it if it is a hub id, and compare its shape.
+
+    Raises:
+        FileNotFoundError: Nothing there.
+        ValueError: Broken, or not the encoder that the config builds.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    source = (backbone.get('init_cfg') or {}).get('checkpoint')
+    if not source or 'arch' not in backbone:
+        return
+    arch = get_arch(backbone.arch)
+    found = open_checkpoint(source, {'num_heads': arch.num_heads}).arch
+    same = ('embed_dim', 'mlp_ratio', 'qkv_bias', 'qk_norm', 'norm')
+    wrong = [k for k in same if getattr(found, k) != getattr(arch, k)]
+    if wrong or found.depth < arch.depth:
+        key = wrong[0] if wrong else 'depth'
+        raise ValueError(
+            f'{source} holds an encoder with {key}={getattr(found, key)}, but the config builds '
+            f'{key}={getattr(arch, key)}: choose the --arch that belongs to these weights.'
+        )

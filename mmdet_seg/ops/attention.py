@@ -1,0 +1,121 @@
+"""The one door to every attention kernel.
+
+Shapes: B batch, H heads, N tokens, d channels of a head.
+
+Which kernel is fastest depends on the machine. On CPU ``scaled_dot_product_attention`` runs below
+half the rate of the plain matrix products it is made of in bf16, so without gradients ``auto`` takes
+products over a few heads at a time there (``eager``); with gradients it keeps the fused kernel,
+which does not store the (N, N) weights.
+"""
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor
+
+BACKENDS = ('auto', 'sdpa', 'flash_attn', 'eager')
+# Scores of the heads that are computed together: enough to fill small matrices, few enough to stay
+# in a core's cache. Measured flat from 2 to 8 MiB.
+_SCORE_BYTES = 4 << 20
+_logged: set[tuple[str, str, str]] = set()
+
+
+def check_backend(backend: str) -> str:
+    """Return ``backend`` if it can be used here.
+
+    Raises:
+        ValueError: Not one of :data:`BACKENDS`, or its package is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f'attention={backend!r} is not one of {", ".join(BACKENDS)}.')
+    if backend == 'flash_attn' and importlib.util.find_spec('flash_attn') is None:
+        raise ValueError(
+            "attention='flash_attn' needs the package flash-attn: pip install mmdet_seg[flash], "
+            "or use attention='auto'."
+        )
+    return backend
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, backend: str = 'auto', key_mask: Tensor | None = None
+) -> Tensor:
+    """Softmax attention, scaled by ``d ** -0.5``.
+
+    Args:
+        q: (B, H, N, d), any strides.
+        k: (B, H, N, d).
+        v: (B, H, N, d).
+        backend: One of :data:`BACKENDS`.
+        key_mask: (B, N) bool, False where a key is padding. Every row needs one True.
+
+    Returns:
+        (B, N, H, d), contiguous: the layout that the output projection reads.
+
+    Raises:
+        ValueError: ``flash_attn`` with a mask, off CUDA or in fp32.
+    """
+    if backend == 'auto':
+        backend = _choose(q, k, v)
+    if backend == 'flash_attn':
+        return _flash(q, k, v, key_mask)
+    if backend == 'eager':
+        return _eager(q, k, v, key_mask)
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).contiguous()
+
+
+def _choose(q: Tensor, k: Tensor, v: Tensor) -> str:
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    name = 'eager' if q.device.type == 'cpu' and half and not needs_grad else 'sdpa'
+    if not torch.compiler.is_compiling():
+        choice = (q.device.type, str(q.dtype).removeprefix('torch.'), name)
+        if choice not in _logged:
+            _logged.add(choice)
+            print_log('attention=auto on {} in {}: {}'.format(*choice), 'current')
+    return name
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    B, H, N, d = q.shape
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    bias = None
+    if key_mask is not None:
+        bias = torch.zeros(B, 1, 1, N, dtype=q.dtype, device=q.device)
+        bias = bias.masked_fill_(~key_mask[:, None, None, :], float('-inf'))
+    q = q * d**-0.5
+    step = max(1, _SCORE_BYTES // max(1, N * N * q.element_size()))
+    if needs_grad or step >= B * H or torch.compiler.is_compiling():
+        scores = q @ k.transpose(-1, -2)  # (B, H, N, N)
+        if bias is not None:
+            scores = scores + bias
+        return (scores.softmax(-1) @ v).transpose(1, 2).contiguous()
+
+    q, k, v = (t.reshape(B * H, N, d) for t in (q, k, v))
+    out = torch.empty_like(v, memory_format=torch.contiguous_format)
+    for start in range(0, B * H, step):
+        part = slice(start, min(start + step, B * H))
+        scores = torch.bmm(q[part], k[part].transpose(1, 2))  # (step, N, N)
+        if bias is not None:
+            images = torch.arange(part.start, part.stop, device=q.device) // H
+            scores += bias[images, 0]
+        torch.bmm(torch.softmax(scores, -1), v[part], out=out[part])
+    return out.view(B, H, N, d).transpose(1, 2).contiguous()
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    if key_mask is not None:
+        raise ValueError(
+            "attention='flash_attn' has no key mask, which windows that do not divide the grid "
+            "need: use attention='sdpa'."
+        )
+    if q.device.type != 'cuda' or q.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"attention='flash_attn' needs CUDA and fp16 or bf16, not {q.device.type} "
+            f"{str(q.dtype).removeprefix('torch.')}: use attention='auto'."
+        )
+    from flash_attn import flash_attn_func
+
+    return flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))

@@ -1,0 +1,59 @@
+"""Train a segmentor: python tools/train.py configs/upernet_internvit.py"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import DictAction  # noqa: E402
+
+from mmdet_seg import command_line  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Train a config. As given, configs/upernet_internvit.py trains a small InternViT '
+        'on built-in scenes in about five minutes on two cores.'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='path or name, as upernet_internvit')
+    parser.add_argument(
+        '--arch', metavar='NAME', help='encoder: 6b-224px, 6b-448px-v2-5, 300m-448px-v2-5, small, ...'
+    )
+    parser.add_argument('--data', metavar='NAME', help='data: scenes, ade20k, ...')
+    parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG/TIME')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='',
+        metavar='PATH',
+        help="continue the newest run of this config, or a run's folder or checkpoint",
+    )
+    parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard events too')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change config entries, as model.backbone.drop_path_rate=0.2',
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mmdet_seg.engine.training import train
+
+    return train(
+        args.config,
+        arch=args.arch,
+        data=args.data,
+        work_dir=args.work_dir,
+        resume=args.resume,
+        tensorboard=args.tensorboard,
+        options=args.cfg_options,
+    )
+
+
+if __name__ == '__main__':
+    command_line.run(main)
