@@ -147,7 +147,9 @@ def fields_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         'norm': 'layer' if 'blocks.0.norm1.bias' in shapes else 'rms',
     }
     blocks = {int(name.split('.')[1]) for name in shapes if name.startswith('blocks.')}
-    stated['depth'] = max(blocks, default=-1) + 1
+    if not blocks:
+        raise ValueError('it has patches and no blocks.')
+    stated['depth'] = max(blocks) + 1
     if 'blocks.0.mlp.fc1.weight' in shapes:
         stated['mlp_ratio'] = shapes['blocks.0.mlp.fc1.weight'][0] / kernel[0]
     if 'pos_embed' in shapes:

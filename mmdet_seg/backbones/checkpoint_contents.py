@@ -76,6 +76,8 @@ class Checkpoint:
         self.layout = _layout(keys, files.of(order[0]).wrapper, config, metadata)
         self.fields, self.written = self._settle(config, metadata)
         self._check_complete()
+        if keys.naming is NATIVE:
+            self._check_one_eps()
 
     @cached_property
     def arch(self) -> Arch:
@@ -185,10 +187,19 @@ class Checkpoint:
             close = abs(said - found) < 1e-6 if field == 'mlp_ratio' else said == found
             if not close and field not in self.overrides:
                 raise ValueError(
-                    f'{origin} says {where[field]} is {said} ({field}), its tensors say {found}; '
-                    f'correct the file or pass {field}={found}.'
+                    f'{origin} says {field}={said} ({where[field]}), its tensors say '
+                    f'{field}={found}; correct the file or pass {field}={found}.'
                 )
         return {**written, **tensors}, written
+
+    def _check_one_eps(self) -> None:
+        """transformers' class uses 1e-6 inside QK-norm, whatever the other norms use."""
+        eps = self.fields.get('norm_eps', 1e-6)
+        if self.fields['qk_norm'] and eps != 1e-6 and 'norm_eps' not in self.overrides:
+            raise ValueError(
+                f'{self.source} has layer_norm_eps={eps} and QK-norm, for which transformers uses '
+                f'1e-06; pass norm_eps={eps} to use that in both.'
+            )
 
     def _check_complete(self) -> None:
         compare_shapes(

@@ -85,6 +85,8 @@ class _Safetensors:
             self._file = safe_open(path, framework='pt')
         except (SafetensorError, OSError) as e:
             raise _broken(path, e) from None
+        except RuntimeError as e:  # PyTorch maps it so that Linux wants memory for all of it
+            raise ValueError(f'{path} cannot be mapped ({_line(e)}); give it in shards.') from None
         self.metadata = self._file.metadata() or {}
 
     def offset_keys(self) -> list[str]:
