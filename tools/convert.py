@@ -9,6 +9,11 @@ layout. OUT is a directory for native, hub and timm, a .pth file for pth, a .saf
 
 import argparse
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmdet_seg import command_line
 
 LAYOUTS = {
     'native': "transformers' InternVLVisionModel",
@@ -41,35 +46,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Convert and print the report; 2 where the user can mend what went wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Convert and print the report."""
     args = parse_args(argv)
     from rich.console import Console
     from rich.progress import Progress
 
     from mmdet_seg.backbones.conversion import convert
 
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f'writing {args.out}', total=None)
-            report = convert(
-                args.source,
-                args.out,
-                args.to,
-                dtype=args.dtype,
-                force=args.force,
-                arch_overrides={'num_heads': args.num_heads},
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-    except KeyboardInterrupt:
-        print(f'convert.py: interrupted; {args.out} was not written.', file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as e:
-        print(f'convert.py: {e}', file=sys.stderr)
-        return 2
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f'writing {args.out}', total=None)
+        report = convert(
+            args.source,
+            args.out,
+            args.to,
+            dtype=args.dtype,
+            force=args.force,
+            arch_overrides={'num_heads': args.num_heads},
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     print(report.summary())
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    command_line.run(main)
