@@ -16,6 +16,8 @@ import os
 import pickle
 import re
 import threading
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,11 +51,9 @@ def load_file(path: str | Path, *, map_location: Any = 'cpu', mmap: bool = False
         raise ValueError(f'{path} is a folder; name a checkpoint file in it.')
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; name a checkpoint file.')
-    with _rule(str(path)) as weights_only, path.open('rb') as file:
-        mapped = mmap and file.read(2) == b'PK'  # a zip archive
-        file.seek(0)
-        source = path if mapped or path.suffix == '.safetensors' else file
-        return torch.load(source, map_location=map_location, weights_only=weights_only, mmap=mapped)
+    mmap = mmap and zipfile.is_zipfile(path)
+    with _rule(str(path)) as weights_only:
+        return torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
 
 
 def load(f: str | os.PathLike | IO[bytes], map_location: Any = None, **kwargs: Any) -> Any:
@@ -98,8 +98,8 @@ class _TorchThatLoadsSafely(ModuleType):
 class _StoredHistoryBuffer(HistoryBuffer):
     """Turns into a HistoryBuffer of numbers when its content is read.
 
-    mmengine stores each buffer with the functions that summarise it (by ``builtins.getattr``) and
-    puts those it reads into the class; here the class keeps the ones it has.
+    mmengine stores each buffer with the functions that summarise it and puts those it reads into
+    the class; here the class keeps the ones it has.
     """
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,23 +108,33 @@ class _StoredHistoryBuffer(HistoryBuffer):
         self.__class__ = HistoryBuffer
 
 
-def _getattr_of_history_buffer(owner: object, name: str) -> None:
-    """Takes the place of ``builtins.getattr``; the stored functions are not used."""
-    if owner is not _StoredHistoryBuffer:
-        raise pickle.UnpicklingError('GLOBAL builtins.getattr was not an allowed global')
+class _OneCycle:
+    """Stands for mmengine's OneCycleParamScheduler, so that no file builds one."""
+
+
+def _getattr(owner: object, name: str) -> Any:
+    """Takes the place of ``builtins.getattr``: the functions that mmengine stores, no other."""
+    if owner is _StoredHistoryBuffer:
+        return None  # the class keeps the ones it has
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+        return getattr(OneCycleParamScheduler, name)
+    raise pickle.UnpicklingError('GLOBAL builtins.getattr was not an allowed global')
 
 
 def _allowed() -> list[tuple[Any, str]]:
     """What mmengine's own checkpoints hold beyond tensors and plain Python, and its stored names.
 
-    Scalars logged by the message hub, numpy numbers (best scores), and parts of a config (the
-    dataset's ``metainfo``).
+    Scalars logged by the message hub, the one-cycle schedule, numpy numbers (best scores), and
+    parts of a config (the dataset's ``metainfo``).
     """
     reconstruct, scalar = np.ndarray(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     numeric = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
     return [
         (_StoredHistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_getattr_of_history_buffer, 'builtins.getattr'),
+        (_OneCycle, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
+        (_getattr, 'builtins.getattr'),
         (ConfigDict, 'mmengine.config.config.ConfigDict'),
         (np.ndarray, 'numpy.ndarray'),
         (np.dtype, 'numpy.dtype'),
@@ -141,7 +151,10 @@ def _rule(name: str) -> Iterator[bool]:
     with _ONE_AT_A_TIME:
         known = torch.serialization.get_safe_globals()
         ours = [] if trusted else [entry for entry in _allowed() if entry not in known]
-        with torch.serialization.safe_globals(ours):
+        with torch.serialization.safe_globals(ours), warnings.catch_warnings():
+            # What these two say is part of the error that follows.
+            warnings.filterwarnings('ignore', 'Detected pickle protocol')
+            warnings.filterwarnings('ignore', '.*looks like a TorchScript archive')
             try:
                 yield not trusted
             except (OSError, MemoryError):

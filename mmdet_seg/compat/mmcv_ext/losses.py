@@ -6,20 +6,28 @@ Source:
     Focal loss, https://arxiv.org/abs/1708.02002.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_LOG_FLOOR = math.log(torch.finfo(torch.float32).tiny)  # the compiled operators' log of 0
 
 
 @torch.no_grad()
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fill ``output`` (N, C) from logits (N, C) and labels (N,); label C is the background."""
-    p, positive = _sigmoid_terms(input, target)
-    floor = torch.finfo(torch.float32).tiny
-    of_positive = -alpha * (1 - p).pow(gamma) * p.clamp(min=floor).log()
-    of_negative = (alpha - 1) * p.pow(gamma) * (1 - p).clamp(min=floor).log()
-    output.copy_(torch.where(positive, of_positive, of_negative) * _factor(weight, target)[:, None])
+    """Fill ``output`` (N, C) from logits (N, C) and labels (N,); label C is the background.
+
+    Logarithms are taken of the logit. The compiled operator takes them of ``1 - p`` in single
+    precision, which is 0 for logits from 17 on, and then reports a loss that is too large there;
+    gradients agree.
+    """
+    p, q, log_p, log_q, positive = _sigmoid_terms(input, target)
+    loss = torch.where(positive, -alpha * q.pow(gamma) * log_p, (alpha - 1) * p.pow(gamma) * log_q)
+    output.copy_(loss * _factor(weight, target)[:, None])
 
 
 @torch.no_grad()
@@ -27,11 +35,9 @@ def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Fill ``grad_input`` (N, C) with the derivative of the sum of the loss."""
-    p, positive = _sigmoid_terms(input, target)
-    floor = torch.finfo(torch.float32).tiny
-    log_p, log_q = p.clamp(min=floor).log(), (1 - p).clamp(min=floor).log()
-    of_positive = -alpha * (1 - p).pow(gamma) * (1 - p - gamma * p * log_p)
-    of_negative = (alpha - 1) * p.pow(gamma) * (gamma * (1 - p) * log_q - p)
+    p, q, log_p, log_q, positive = _sigmoid_terms(input, target)
+    of_positive = -alpha * q.pow(gamma) * (q - gamma * p * log_p)
+    of_negative = (alpha - 1) * p.pow(gamma) * (gamma * q * log_q - p)
     grad = torch.where(positive, of_positive, of_negative)
     grad_input.copy_(grad * _factor(weight, target)[:, None])
 
@@ -42,7 +48,7 @@ def softmax_focal_loss_forward(
 ) -> None:
     """Fill ``output`` (N,) from probabilities (N, C) and labels (N,); negative labels give 0."""
     p, counted = _of_target(softmax, target)
-    loss = -alpha * (1 - p).pow(gamma) * p.clamp(min=torch.finfo(torch.float32).tiny).log()
+    loss = -alpha * (1 - p).pow(gamma) * p.log().clamp(min=_LOG_FLOOR)
     output.copy_((loss * _factor(weight, target)).masked_fill(~counted, 0))
 
 
@@ -58,7 +64,7 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Fill ``grad_input`` (N, C); ``buff`` (N,) receives the factor common to a row."""
     p, counted = _of_target(softmax, target)
-    log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
+    log_p = p.log().clamp(min=_LOG_FLOOR)
     # d loss / d p, times p: the p of the softmax's own derivative cancels a division by 0
     common = alpha * (gamma * (1 - p).pow(gamma - 1) * p * log_p - (1 - p).pow(gamma))
     buff.copy_((common * _factor(weight, target)).masked_fill(~counted, 0))
@@ -66,11 +72,12 @@ def softmax_focal_loss_backward(
     grad_input.copy_(buff[:, None] * ((target[:, None] == classes).to(softmax) - softmax))
 
 
-def _sigmoid_terms(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities, and where a class is the label; (N, C) each."""
-    dtype = torch.promote_types(input.dtype, torch.float32)
+def _sigmoid_terms(input: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """p, 1 - p, their logarithms, and where a class is the label; (N, C) each."""
+    logits = input.to(torch.promote_types(input.dtype, torch.float32))
+    log_p, log_q = (F.logsigmoid(x).clamp(min=_LOG_FLOOR) for x in (logits, -logits))
     classes = torch.arange(input.shape[1], device=input.device)
-    return input.to(dtype).sigmoid(), target[:, None] == classes
+    return logits.sigmoid(), (-logits).sigmoid(), log_p, log_q, target[:, None] == classes
 
 
 def _of_target(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
