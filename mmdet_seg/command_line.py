@@ -10,6 +10,11 @@ from pathlib import Path
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+# Threads that wait for each other by spinning take the cores from the data loaders and from other
+# processes: with two processes on two cores a training step took 2.5 times as long. Read by OpenMP
+# when torch is imported, which is after this module.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Call a tool and leave with its status.

@@ -17,7 +17,7 @@ from mmdet_seg.engine import PerClassIoU
 with read_base():
     from ..schedules.scenes import *
 
-num_classes = 15
+num_classes = 16
 crop_size = (224, 224)
 train_pipeline = [
     dict(type=LoadImageFromFile),
@@ -48,7 +48,7 @@ train_dataloader = dict(
     dataset=dict(**dataset, split='training', pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=4,
+    batch_size=1,  # images differ in size
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type=DefaultSampler, shuffle=False),

@@ -1,0 +1,54 @@
+"""Packaging: ranges and extras. Pinned, tested versions are in ``constraints.txt``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'mmdet_seg/version.py').read_text())[1]
+README = HERE / 'README.md'
+
+setup(
+    name='mmdet_seg',
+    version=VERSION,
+    description='InternViT for dense prediction on OpenMMLab: segmentation, detection, probing',
+    long_description=README.read_text() if README.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=[*find_packages(include=['mmdet_seg', 'mmdet_seg.*']),
+              *find_namespace_packages(include=['mmdet_seg.configs', 'mmdet_seg.configs.*'])],
+    package_data={'mmdet_seg.configs': ['*.md']},
+    install_requires=[
+        'torch>=2.4',
+        'torchvision>=0.19',
+        'mmengine>=0.10.7,<0.12',
+        'mmcv-lite>=2.0.0rc4,<2.2',
+        'mmsegmentation>=1.2.2,<1.3',
+        'numpy>=1.26,<2.4',
+        'pillow>=10,<13',
+        'safetensors>=0.4.3',
+        'huggingface_hub>=0.23',
+        'matplotlib>=3.7',
+        'rich>=13',
+        'pycocotools>=2.0.7',
+        'ftfy',  # mmsegmentation imports both without asking for them
+        'regex',
+    ],
+    extras_require={
+        'det': ['mmdet>=3.3,<3.4'],
+        'flash': ['flash-attn>=2.5'],
+        'deepspeed': ['deepspeed>=0.16'],
+        'tensorboard': ['tensorboard>=2.14'],
+        'peers': ['timm>=1.0.15', 'transformers>=5.0'],
+        'dev': [
+            'mmdet>=3.3,<3.4',
+            'tensorboard>=2.14',
+            'timm>=1.0.15',
+            'transformers>=5.0',
+            'pytest>=8',
+            'ruff==0.17.6',
+        ],
+    },
+)
