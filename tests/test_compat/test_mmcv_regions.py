@@ -138,3 +138,43 @@ def test_deformable_pooling_gradients():
         return ops.deform_roi_pool(maps, rois, offset, 2, 1.0, 2, 0.1)
 
     assert torch.autograd.gradcheck(pool, (maps, offset))
+
+
+def test_regions_of_a_diverged_model_give_zeros_and_no_crash():
+    maps = some_maps().requires_grad_()
+    lost = torch.full((2, 5), torch.nan)
+    lost[:, 0] = torch.tensor([0, 1])
+    lost[1, 1:] = torch.tensor([0, 0, torch.inf, 3])
+    offset = torch.full((2, 2, 2, 2), torch.nan)
+    for result in (
+        ops.roi_align(maps, lost, 2, 1.0, 0, 'avg', True),
+        ops.roi_align(maps, lost, 2, 1.0, 0, 'max', True),
+        ops.roi_pool(maps, lost, 2, 1.0),
+        ops.deform_roi_pool(maps, lost, None, 2, 1.0, 2, 0.1),
+        ops.deform_roi_pool(maps, REGIONS[:2], offset, 2, 1.0, 2, 0.1),
+    ):
+        assert result.isfinite().all()
+        (grad,) = torch.autograd.grad(result.sum(), maps)
+        assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_offsets_of_a_diverged_model_sample_zero(modulated):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 6, 7, generator=generator).requires_grad_()
+    offset = torch.zeros(1, 18, 6, 7)
+    offset[:, 4, 2, 3] = torch.nan  # the row of the third kernel cell, at one place
+    weight = torch.randn(3, 2, 3, 3, generator=generator).requires_grad_()
+    if modulated:
+        result = ops.modulated_deform_conv2d(
+            x, offset, torch.ones(1, 9, 6, 7), weight, None, 1, 1, 1, 1, 1
+        )
+    else:
+        result = ops.deform_conv2d(x, offset, weight, 1, 1)
+    expected = torch.nn.functional.conv2d(x, weight, padding=1)
+    without = expected.clone()
+    without[0, :, 2, 3] -= weight[:, :, 0, 2] @ x[0, :, 1, 4]
+    torch.testing.assert_close(result, without)
+    grads = [torch.autograd.grad(y.sum(), (x, weight)) for y in (result, without)]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)

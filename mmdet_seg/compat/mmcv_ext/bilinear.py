@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 
@@ -21,7 +22,9 @@ def corners(y: Tensor, x: Tensor, height: int, width: int) -> Iterator[tuple[Ten
         bottom left, bottom right.
     """
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    # `where` first: nan, the place of a diverged model, has no index
+    y = torch.where(inside, y, 0).clamp(0, height - 1)
+    x = torch.where(inside, x, 0).clamp(0, width - 1)
     top, left = y.floor().long(), x.floor().long()
     bottom, right = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
     down, across = (y - top) * inside, (x - left) * inside

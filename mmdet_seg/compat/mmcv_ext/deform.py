@@ -23,6 +23,8 @@ _MODULATED = (
     *('group', 'deformable_group'),
 )
 
+_FAR = 1e6  # pixels: off any map
+
 
 @torch.no_grad()
 def deform_conv_forward(
@@ -141,6 +143,8 @@ def _arguments(
     if bias is None:
         bias = input.new_zeros(weight.shape[0])
     dtype = working_dtype(input)
+    # torchvision reads out of bounds at an offset of nan (a diverged model); mmcv samples 0 there.
+    offset = offset.to(dtype).nan_to_num(nan=_FAR).clamp_(-_FAR, _FAR)
     return [t.to(dtype).contiguous() for t in (input, weight, offset, mask, bias)]
 
 

@@ -18,6 +18,7 @@ from mmdet_seg.compat.mmcv_ext.precision import working_dtype
 from mmdet_seg.compat.mmcv_ext.roi import groups_by_grid
 
 _SAMPLED = 1 << 24  # sampled elements held at once, to bound the memory
+_FAR = 1e6  # pixels: off any map
 
 
 @torch.no_grad()
@@ -97,6 +98,7 @@ def _samples(
         samples (K, ph, pw, S), and the regions' height and width on the map (K, 2).
     """
     rois = rois.to(working_dtype(input, rois))
+    rois = rois.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     start, end = rois[:, [2, 1]] * spatial_scale - 0.5, rois[:, [4, 3]] * spatial_scale - 0.5
     extent = end - start
     for group, grid in groups_by_grid(extent, size, sampling_ratio):
@@ -111,6 +113,7 @@ def _samples(
                 if offset.numel():
                     moved = gamma * extent[chosen, axis, None, None] * offset[chosen, 1 - axis]
                     place = place + moved[..., None, None]
+                place = place.nan_to_num(nan=_FAR)  # of a diverged model
                 axes.append(place.expand(-1, *size, *grid).flatten(3))
             first = rois[chosen, 0].long() * (input.shape[2] * input.shape[3])
             yield chosen, first.view(-1, 1, 1, 1), axes[0], axes[1], extent[chosen]

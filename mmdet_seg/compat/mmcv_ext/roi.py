@@ -47,7 +47,7 @@ def roi_align_forward(
         aligned: Shift by half a pixel.
     """
     dtype = working_dtype(input, rois)
-    input, rois = input.to(dtype), rois.to(dtype)
+    input, rois = input.to(dtype), _numbers(rois, dtype)
     size = (aligned_height, aligned_width)
     if pool_mode != MAX:
         output.copy_(roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
@@ -82,7 +82,7 @@ def roi_align_backward(
 ) -> None:
     """Add to ``grad_input`` (B, C, H, W); arguments as for :func:`roi_align_forward`."""
     dtype = working_dtype(grad_output, rois)
-    grad, rois = grad_output.to(dtype), rois.to(dtype)
+    grad, rois = grad_output.to(dtype), _numbers(rois, dtype)
     if pool_mode != MAX:
         grad_input += torch.ops.torchvision._roi_align_backward(
             grad,
@@ -129,9 +129,9 @@ def roi_pool_forward(
     """
     argmax.fill_(-1)
     channels, height, width = input.shape[1:]
-    dtype = working_dtype(rois)
-    start = rois[:, [2, 1]].to(dtype) * spatial_scale  # (R, 2): row, column
-    extent = (rois[:, [4, 3]].to(dtype) + 1) * spatial_scale - start
+    rois = _numbers(rois, working_dtype(rois))
+    start = rois[:, [2, 1]] * spatial_scale  # (R, 2): row, column
+    extent = (rois[:, [4, 3]] + 1) * spatial_scale - start
     valid = (extent > 0).all(1)
     if not valid.any():
         return
@@ -194,6 +194,11 @@ def groups_by_grid(
             continue  # a region without area takes no sample
         chosen = (grids == grids.new_tensor(grid)).all(1).nonzero()[:, 0]
         yield chosen, (grid[0], grid[1])
+
+
+def _numbers(rois: Tensor, dtype: torch.dtype) -> Tensor:
+    """Regions in ``dtype``; at nan (a diverged model) torchvision would read out of bounds."""
+    return rois.to(dtype).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _regions(rois: Tensor, scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
