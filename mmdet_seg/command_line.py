@@ -19,8 +19,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 def run(main: Callable[[], int | None]) -> None:
     """Call a tool and leave with its status.
 
-    A ValueError or FileNotFoundError is a user's mistake: its message is printed as one line and the
-    status is 2. ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
+    A ValueError or FileNotFoundError is a user's mistake: its message is printed as one line and
+    the status is 2. ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
     """
     program = Path(sys.argv[0]).name
     try:

@@ -1,9 +1,10 @@
 """Reference outputs of the authors' own code and of mmcv's compiled operators.
 
 The whole set lies in ``../shared/golden`` beside the checkout where there is one, or in the folder
-that ``MMDET_SEG_GOLDEN`` names; a subset is committed in ``tests/golden`` so that a lone clone proves
-itself. A case of the whole set that a lone clone lacks is skipped; with ``CI=true`` its absence is
-a failure. The tolerance is the one the data's README gives: ``max|a - b| / max|b| <= 1e-4``.
+that ``MMDET_SEG_GOLDEN`` names; a subset is committed in ``tests/golden`` so that a lone clone
+proves itself. A case of the whole set that a lone clone lacks is skipped; with ``CI=true`` its
+absence is a failure. The tolerance is the one that the data's README gives:
+``max|a - b| / max|b| <= 1e-4``.
 """
 
 import json
@@ -70,7 +71,9 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> None:
+def assert_close(
+    actual: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE
+) -> None:
     """Fail unless ``relative_error`` is within ``tolerance``."""
     error = relative_error(actual, expected)
     assert error <= tolerance, f'relative error {error:.2e} > {tolerance:.0e}'

@@ -1,24 +1,22 @@
 """Train a segmentor: python tools/train.py configs/upernet_internvit.py"""
 
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mmengine.config import DictAction
 
-from mmengine.config import DictAction  # noqa: E402
-
-from mmdet_seg import command_line  # noqa: E402
+from mmdet_seg import command_line
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Train a config. As given, configs/upernet_internvit.py trains a small InternViT '
-        'on built-in scenes in about five minutes on two cores.'
+        description='Train a config. As given, configs/upernet_internvit.py trains a small '
+        'InternViT on built-in scenes in about five minutes on two cores.'
     )
     parser.add_argument('config', metavar='CONFIG', help='path or name, as upernet_internvit')
     parser.add_argument(
-        '--arch', metavar='NAME', help='encoder: 6b-224px, 6b-448px-v2-5, 300m-448px-v2-5, small, ...'
+        '--arch',
+        metavar='NAME',
+        help='encoder: 6b-224px, 300m-448px-v2-5, small, ...',
     )
     parser.add_argument('--data', metavar='NAME', help='data: scenes, ade20k, ...')
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG/TIME')

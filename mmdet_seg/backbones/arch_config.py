@@ -72,6 +72,18 @@ def is_timm_config(config: Mapping[str, Any]) -> bool:
     return 'architecture' in config and 'pretrained_cfg' in config
 
 
+def describes_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is surely that of an InternViT, alone or inside a larger model."""
+    if is_timm_config(config):
+        return config['architecture'].startswith(TIMM_NAME)
+    vision = _vision_part(config)
+    return (
+        _is_native(vision)
+        or vision.get('model_type') == 'intern_vit_6b'
+        or ('qk_normalization' in vision)
+    )
+
+
 def config_keys(config: Mapping[str, Any]) -> dict[str, str]:
     """Field of :class:`Arch` -> key that this ``config.json`` uses for it."""
     if is_timm_config(config):
@@ -108,6 +120,8 @@ def fields_from_config(
             native = _is_native(values)
             values = {**(_NATIVE_DEFAULTS if native else _REMOTE_CODE_DEFAULTS), **values}
     stated = {field: values[key] for field, key in keys.items() if values.get(key) is not None}
+    if is_timm_config(config) and defaults:
+        stated |= {'qkv_bias': True, 'qk_norm': False, 'norm': 'layer_norm'}
     for field in ('patch_size', 'img_size'):
         if field in stated:
             stated[field] = _side(stated[field], f'{keys[field]} in {origin}')

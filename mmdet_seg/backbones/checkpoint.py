@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdet_seg.backbones.arch_config import fields_from_config, is_timm_config, split_rows
+from mmdet_seg.backbones.arch_config import describes_encoder, fields_from_config, split_rows
 from mmdet_seg.backbones.checkpoint_contents import Checkpoint, compare_shapes
 from mmdet_seg.backbones.checkpoint_files import WeightFiles
 from mmdet_seg.backbones.checkpoint_source import locate_source, read_config
@@ -95,13 +95,9 @@ def read_arch(source: str | os.PathLike) -> Arch:
         return ARCHS[source]
     path = locate_source(source, weights=False)
     config = read_config(path)
-    if path.is_dir() and config is not None:
-        stated = fields_from_config(config, f'config.json of {source}', defaults=True)
-        if is_timm_config(config) and 'num_heads' in stated:
-            stated = {'qkv_bias': True, 'qk_norm': False, 'norm': 'layer', **stated}
-        if {'embed_dim', 'depth', 'num_heads', 'img_size'} <= set(stated):
-            return get_arch(stated)
-    return Checkpoint(str(source), WeightFiles(path), config).arch
+    if path.is_dir() and config is not None and describes_encoder(config):
+        return get_arch(fields_from_config(config, f'config.json of {source}', defaults=True))
+    return open_checkpoint(source).arch
 
 
 def load_encoder(

@@ -5,13 +5,14 @@ K prefix tokens (the class token), D channels.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
@@ -187,6 +188,12 @@ class InternViT(BaseModule):
             print_log(f'InternViT: {self.load_report.summary()}', 'current')
         self._is_init = True
 
+    def apply(self, fn: Callable[[nn.Module], None]) -> 'InternViT':
+        """Like ``nn.Module.apply``, but an enclosing model's ``init_cfg`` spares loaded weights."""
+        if self.load_report is not None and fn.__module__ == weight_init.__name__:
+            return self
+        return super().apply(fn)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f'{prefix}pos_embed' in state_dict:
@@ -275,10 +282,10 @@ class InternViT(BaseModule):
             yield tokens
 
     def _states(self, x: Tensor, stop: int) -> Iterator[tuple[int, Tensor, tuple[int, int]]]:
-        """Index, tokens and grid after each block, in the precision that the weights are kept in."""
+        """Index, tokens and grid after each block, in the precision of the weights."""
         with torch.no_grad() if self.frozen_stages >= 0 else nullcontext():
-            tokens, grid = self.stem(x)
-        for i, tokens in enumerate(self.run_blocks(tokens, grid, stop=stop)):
+            embedded, grid = self.stem(x)
+        for i, tokens in enumerate(self.run_blocks(embedded, grid, stop=stop)):
             yield i, tokens, grid
 
     def _precision(self, x: Tensor) -> torch.autocast | nullcontext:
@@ -288,8 +295,7 @@ class InternViT(BaseModule):
     def forward_features(self, x: Tensor) -> Tensor:
         """All blocks, no final norm: (B, 3, H, W) -> (B, K + N, D), class token first."""
         with self._precision(x):
-            for _, tokens, _ in self._states(x, self.arch.depth):
-                pass
+            _, tokens, _ = deque(self._states(x, self.arch.depth), maxlen=1).pop()
             return tokens.to(x.dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

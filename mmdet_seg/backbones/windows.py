@@ -50,7 +50,7 @@ def partition(
 
 
 def merge(windows: Tensor, grid: tuple[int, int], window: int, num_prefix_tokens: int) -> Tensor:
-    """Inverse of :func:`partition` on attention's output: (B*n, K + W*W, H, d) -> (B, K + h*w, H, d)."""
+    """Inverse of :func:`partition`: (B*n, K + W*W, H, d) -> (B, K + h*w, H, d)."""
     h, w = grid
     K, W = num_prefix_tokens, window
     rows, cols = -(-h // W), -(-w // W)

@@ -48,7 +48,7 @@ def draw_curves(out: Path, loss: Sequence[float], validations: list[dict], metri
 
 @torch.no_grad()
 def draw_predictions(out: Path, model: torch.nn.Module, dataset: Any, num_images: int) -> None:
-    """Rows of image, truth, prediction and where they differ, with a legend of the classes, as PNG."""
+    """Rows of image, truth, prediction and differences, with a legend of the classes, as PNG."""
     model.eval()
     module = getattr(model, 'module', model)
     palette = np.array(dataset.metainfo['palette'], dtype=np.uint8)

@@ -12,7 +12,7 @@ from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
 DATA_ROOT = CONFIG_ROOT / '_base_' / 'data'
 # Channels of heads with convolutions: 1536 was published for 6B, 512 is mmseg's usual width.
 _HEAD_CHANNELS = {3200: 1536, 1024: 512}
-# The linear probe's published tap is block 44 (from 0) for all 6B encoders, also those of 48 blocks.
+# The linear probe's published tap is block 44 (from 0), also in encoders of 48 blocks.
 _LINEAR_TAP = 44
 
 

@@ -21,7 +21,7 @@ _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmsegmentation', 'numpy')
 
 @HOOKS.register_module()
 class ReportHook(Hook):
-    """Writes ``summary.json`` after every validation, ``curves.png`` and ``predictions.png`` at the end.
+    """Writes ``summary.json`` at every validation, curves and predictions (PNG) at the end.
 
     What it has gathered travels in the checkpoint's message hub, so a resumed run tells the whole.
 

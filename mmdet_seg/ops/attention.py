@@ -2,8 +2,8 @@
 
 Shapes: B batch, H heads, N tokens, d channels of a head.
 
-Which kernel is fastest depends on the machine. On CPU ``scaled_dot_product_attention`` runs below
-half the rate of the plain matrix products it is made of in bf16, so without gradients ``auto`` takes
+Which kernel is fastest depends on the machine. On CPU in bf16 ``scaled_dot_product_attention`` runs
+below half the rate of the plain matrix products it is made of, so without gradients ``auto`` takes
 products over a few heads at a time there (``eager``); with gradients it keeps the fused kernel,
 which does not store the (N, N) weights.
 """

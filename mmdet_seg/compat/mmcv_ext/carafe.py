@@ -28,11 +28,11 @@ def carafe_naive_forward(
 ) -> None:
     """Write the upsampled map to ``output``."""
     padded = F.pad(features, [kernel_size // 2] * 4)
-    weights = _split(masks, group_size, scale_factor)
-    total = torch.zeros_like(_split(output, group_size, scale_factor))
+    weights = _by_source(masks, group_size, scale_factor)
+    total = torch.zeros_like(_by_source(output, group_size, scale_factor))
     for place, window in _windows(padded, kernel_size, group_size):
-        total += window * weights[:, :, place, None]
-    output.copy_(total.view(output.shape))
+        total.addcmul_(window, weights[:, :, place, None])
+    output.copy_(F.pixel_shuffle(total.flatten(1, 3), scale_factor))
 
 
 @torch.no_grad()
@@ -49,13 +49,15 @@ def carafe_naive_backward(
     """Write the gradients of features and masks."""
     padded = F.pad(features, [kernel_size // 2] * 4)
     grad_padded = torch.zeros_like(padded)
-    grads = _split(grad_output, group_size, scale_factor)
-    weights, of_weights = (_split(m, group_size, scale_factor) for m in (masks, grad_masks))
+    grads = _by_source(grad_output, group_size, scale_factor)
+    weights = _by_source(masks, group_size, scale_factor)
+    of_weights = torch.empty_like(weights)
     windows = _windows(padded, kernel_size, group_size)
     of_windows = _windows(grad_padded, kernel_size, group_size)
     for (place, window), (_, of_window) in zip(windows, of_windows, strict=True):
         of_weights[:, :, place] = (grads * window).sum(2)
-        of_window += (grads * weights[:, :, place, None]).sum((4, 6), keepdim=True)
+        of_window += (grads * weights[:, :, place, None]).sum(3, keepdim=True)
+    grad_masks.copy_(F.pixel_shuffle(of_weights.flatten(1, 3), scale_factor))
     margin = kernel_size // 2
     height, width = features.shape[2:]
     grad_input.copy_(grad_padded[:, :, margin : margin + height, margin : margin + width])
@@ -95,18 +97,16 @@ def carafe_backward(
     carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, **geometry)
 
 
-def _split(upsampled: Tensor, groups: int, scale: int) -> Tensor:
-    """(B, G * X, h * s, w * s) -> (B, G, X, h, s, w, s), a view."""
-    batch, channels, height, width = upsampled.shape
-    shape = (batch, groups, channels // groups, height // scale, scale, width // scale, scale)
-    return upsampled.view(shape)
+def _by_source(upsampled: Tensor, groups: int, scale: int) -> Tensor:
+    """(B, G * X, h * s, w * s) -> (B, G, X, s * s, h, w)."""
+    source = F.pixel_unshuffle(upsampled, scale)
+    return source.view(len(source), groups, -1, scale * scale, *source.shape[2:])
 
 
 def _windows(padded: Tensor, kernel: int, groups: int) -> Iterator[tuple[int, Tensor]]:
-    """Every place of the kernel with the view of the map moved there, (B, G, C / G, h, 1, w, 1)."""
+    """Every place of the kernel with the view of the map moved there, (B, G, C / G, 1, h, w)."""
     height, width = padded.shape[2] - kernel + 1, padded.shape[3] - kernel + 1
-    split = padded.unflatten(1, (groups, -1))
+    split = padded.unflatten(1, (groups, -1))[:, :, :, None]
     for place in range(kernel * kernel):
         row, column = divmod(place, kernel)
-        window = split[..., row : row + height, column : column + width]
-        yield place, window[..., :, None, :, None]
+        yield place, split[..., row : row + height, column : column + width]

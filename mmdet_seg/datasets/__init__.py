@@ -1,0 +1,22 @@
+"""Data sets: the built-in scenes, in ADE20K's and COCO's layouts."""
+
+from typing import Any
+
+from mmdet_seg.datasets.scenes_dataset import SceneSegDataset
+from mmdet_seg.registry import DATASETS
+
+__all__ = ['SceneDetDataset', 'SceneSegDataset']
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs mmdet, an optional extra, on first use only."""
+    if name != 'SceneDetDataset':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from mmdet_seg.datasets.scenes_det_dataset import SceneDetDataset
+
+    return SceneDetDataset
+
+
+@DATASETS.register_module(name='SceneDetDataset')
+def _build_scene_det_dataset(**kwargs: Any) -> Any:
+    return __getattr__('SceneDetDataset')(**kwargs)

@@ -1,0 +1,54 @@
+"""Evaluate a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from mmdet_seg.engine.checkpoint import load_weights
+from mmdet_seg.engine.preflight import check_data
+from mmdet_seg.engine.recipe import config_stem, load_recipe
+from mmdet_seg.engine.report_hook import ReportHook
+from mmdet_seg.engine.runner import Runner
+from mmdet_seg.engine.training import print_table, quiet_dependencies
+from mmdet_seg.engine.work_dir import new_work_dir
+
+
+def evaluate(
+    config: str,
+    checkpoint: str,
+    *,
+    arch: str | None = None,
+    data: str | None = None,
+    work_dir: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> int:
+    """Run the test set through a model and print the per-class table and the mean.
+
+    Args:
+        config: Path or name of a config.
+        checkpoint: File of weights.
+        arch: Encoder to put into the config.
+        data: Data to put into the config.
+        work_dir: Where to log; None makes a new folder under ``work_dirs``.
+        options: Dotted config keys to values.
+
+    Returns:
+        Exit status 0.
+    """
+    quiet_dependencies()
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'{checkpoint}: no such checkpoint.')
+    cfg = load_recipe(config, arch=arch, data=data, options=options)
+    cfg.work_dir = str(new_work_dir(f'{config_stem(cfg)}_test', work_dir))
+    cfg.load_from, cfg.resume = None, False
+    check_data(cfg, ('test',))
+    runner = Runner.from_cfg(cfg)
+    load_weights(runner.model, checkpoint)
+    metrics = runner.test()
+    for metric in runner.test_evaluator.metrics:
+        if table := getattr(metric, 'table', None):
+            print_table(table)
+    hook = next((h for h in runner.hooks if isinstance(h, ReportHook)), None)
+    shown = hook.metric if hook else next(iter(metrics))
+    others = '  '.join(f'{k}: {v:.2f}' for k, v in metrics.items() if k != shown)
+    print(f'{others}\n{shown}: {metrics[shown]:.2f}')
+    return 0

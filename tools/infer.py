@@ -1,0 +1,40 @@
+"""Segment images: python tools/infer.py CONFIG CHECKPOINT IMAGES... --out DIR"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmdet_seg import command_line
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Segment images of any size and mode; writes label PNGs, colours and overlays.'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='path or name; a run keeps its own copy')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file of weights')
+    parser.add_argument('images', metavar='IMAGES', nargs='+', help='files, folders or globs')
+    parser.add_argument('--out', metavar='DIR', required=True, help='folder to write to')
+    parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mmdet_seg.engine.inference import infer
+
+    return infer(
+        args.config,
+        args.checkpoint,
+        args.images,
+        args.out,
+        options=args.cfg_options,
+        device=args.device,
+    )
+
+
+if __name__ == '__main__':
+    command_line.run(main)

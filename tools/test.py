@@ -1,0 +1,40 @@
+"""Evaluate a segmentor: python tools/test.py CONFIG CHECKPOINT"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmdet_seg import command_line
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Evaluate a checkpoint on the test split of a config and print IoU per class.'
+    )
+    parser.add_argument('config', metavar='CONFIG', help='path or name; a run keeps its own copy')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file of weights')
+    parser.add_argument('--arch', metavar='NAME', help='encoder, as in train.py')
+    parser.add_argument('--data', metavar='NAME', help='data, as in train.py')
+    parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG_test/TIME')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mmdet_seg.engine.evaluation import evaluate
+
+    return evaluate(
+        args.config,
+        args.checkpoint,
+        arch=args.arch,
+        data=args.data,
+        work_dir=args.work_dir,
+        options=args.cfg_options,
+    )
+
+
+if __name__ == '__main__':
+    command_line.run(main)
