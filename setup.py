@@ -17,8 +17,13 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=[*find_packages(include=['mmdet_seg', 'mmdet_seg.*']),
-              *find_namespace_packages(include=['mmdet_seg.configs', 'mmdet_seg.configs.*'])],
+    packages=[
+        *find_packages(include=['mmdet_seg', 'mmdet_seg.*']),
+        *find_namespace_packages(include=['mmdet_seg.configs', 'mmdet_seg.configs.*']),
+        'mmdet_seg.tools',
+    ],
+    # The command lines travel with the wheel: python -m mmdet_seg.tools.train CONFIG
+    package_dir={'mmdet_seg.tools': 'tools'},
     package_data={'mmdet_seg.configs': ['*.md']},
     install_requires=[
         'torch>=2.4',

@@ -15,4 +15,3 @@ from mmengine.config import read_base
 with read_base():
     from ._base_.data.scenes import *
     from ._base_.models.linear import *
-    from ._base_.runtime import *

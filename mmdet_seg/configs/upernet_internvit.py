@@ -13,4 +13,3 @@ from mmengine.config import read_base
 with read_base():
     from ._base_.data.scenes import *
     from ._base_.models.upernet import *
-    from ._base_.runtime import *

@@ -66,10 +66,11 @@ def _apply_data(cfg: Config, name: str) -> None:
     overlay = Config.fromfile(str(DATA_ROOT / f'{name}.py'))
     for key in ('slide_stride', 'crop_size', 'num_classes'):
         cfg.pop(key, None)
+    runtime = Config.fromfile(str(DATA_ROOT.parent / 'runtime.py'))
     for key, value in overlay.items():
         if key == 'default_hooks':
             cfg.merge_from_dict({key: value})
-        else:  # replaced, not merged: a leftover of the other data would be silent damage
+        elif key not in runtime:  # replaced, not merged: leftovers would be silent damage
             cfg[key] = value
 
 
@@ -93,7 +94,7 @@ def _apply_arch(cfg: Config, name: str) -> None:
         if 'published' in cfg:
             cfg.merge_from_dict(cfg.published)
         if 'crop_size' in cfg:  # theirs holds its positions at the crop's grid
-            backbone.img_size = cfg.crop_size[0]
+            cfg.model.backbone.img_size = cfg.crop_size[0]
 
 
 def _taps(arch: Arch, current: int | list[int]) -> list[int]:

@@ -73,7 +73,7 @@ def finish(runner: Runner, cfg: Config) -> int:
     if runner.interrupted:
         print(
             f'Stopped at iteration {runner.iter} of {runner.max_iters}, saved. Continue with: '
-            f'python tools/train.py {folder / name} --resume {folder}',
+            f'{command("train")} {folder / name} --resume {folder}',
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -86,9 +86,16 @@ def finish(runner: Runner, cfg: Config) -> int:
     print(f'{hook.metric}: {best[hook.metric]:.2f}')
     checkpoint = hook.best_checkpoint(runner) or folder / f'iter_{runner.max_iters}.pth'
     print(f'Look at {folder}/predictions.png and {folder}/curves.png. Next:')
-    print(f'  python tools/test.py {folder / name} {checkpoint}')
-    print(f'  python tools/infer.py {folder / name} {checkpoint} IMAGES... --out {folder}/out')
+    print(f'  {command("test")} {folder / name} {checkpoint}')
+    print(f'  {command("infer")} {folder / name} {checkpoint} IMAGES... --out {folder}/out')
     return OK
+
+
+def command(tool: str) -> str:
+    """How to call a tool that lies beside the one that is running."""
+    running = Path(sys.argv[0])
+    tools = running.parent if running.parent.name == 'tools' else Path('tools')
+    return f'python {tools / tool}.py'
 
 
 def print_table(per_class: dict[str, float | None]) -> None:

@@ -8,17 +8,13 @@ from mmdet_seg.heads import LinearHead
 with read_base():
     from .upernet import *
 
-model.update(
-    backbone=dict(type=InternViT, arch='small', out_indices=-1, drop_path_rate=0.1),
-    neck=None,
-    auxiliary_head=None,
-    decode_head=dict(
-        type=LinearHead,
-        num_classes=None,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=1.0),
-    ),
+model.update(backbone=dict(out_indices=-1), neck=None, auxiliary_head=None)
+model.decode_head = dict(
+    type=LinearHead,
+    num_classes=None,
+    norm_cfg=norm_cfg,
+    align_corners=False,
+    loss_decode=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=1.0),
 )
 # What `--arch` with published weights adds: the linear probe (47.2 on ADE20K).
 published = dict(

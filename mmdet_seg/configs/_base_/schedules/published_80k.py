@@ -3,11 +3,15 @@
 Source: spec of OpenGVLab/InternVL's ``segmentation`` configs (README, table of configs).
 """
 
+from mmengine.config import read_base
 from mmengine.optim import LinearLR, OptimWrapper, PolyLR
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
 from mmdet_seg.engine import LayerDecayOptimWrapperConstructor
+
+with read_base():
+    from ..runtime import *
 
 max_iters = 80000
 optim_wrapper = dict(
@@ -23,4 +27,4 @@ param_scheduler = [
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=max_iters, val_interval=1000)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
-default_hooks = dict(checkpoint=dict(interval=1000, max_keep_ckpts=2))
+default_hooks.update(checkpoint=dict(interval=1000, max_keep_ckpts=2))

@@ -1,10 +1,14 @@
 """A few hundred iterations from scratch: what two cores do in about five minutes."""
 
+from mmengine.config import read_base
 from mmengine.optim import LinearLR, OptimWrapper, PolyLR
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
 from mmdet_seg.engine import LayerDecayOptimWrapperConstructor
+
+with read_base():
+    from ..runtime import *
 
 max_iters = 300
 optim_wrapper = dict(
@@ -21,4 +25,4 @@ param_scheduler = [
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=max_iters, val_interval=100)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
-default_hooks = dict(checkpoint=dict(interval=50, max_keep_ckpts=1))
+default_hooks.update(checkpoint=dict(interval=50, max_keep_ckpts=2))

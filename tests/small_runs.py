@@ -1,0 +1,59 @@
+"""Runs small enough for a test: the tiny encoder on a handful of small scenes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCENES = dict(num_train=8, num_val=3, size=(84, 112))
+
+
+def scene_options(root: Path) -> dict[str, object]:
+    """Config entries that point every loader at a few small scenes under ``root``."""
+    options: dict[str, object] = {}
+    for split in ('train', 'val', 'test'):
+        loader = f'{split}_dataloader'
+        options |= {
+            f'{loader}.num_workers': 0,
+            f'{loader}.persistent_workers': False,
+            f'{loader}.dataset.data_root': str(root),
+            **{f'{loader}.dataset.{k}': v for k, v in SCENES.items()},
+        }
+    return options | {'train_dataloader.batch_size': 2}
+
+
+def run_options(root: Path, max_iters: int, **more: object) -> list[str]:
+    """``--cfg-options`` of a run that takes seconds."""
+    options = scene_options(root) | {
+        'crop_size': (56, 56),
+        'train_pipeline.3.crop_size': (56, 56),
+        'train_dataloader.dataset.pipeline.3.crop_size': (56, 56),
+        'model.data_preprocessor.size': (56, 56),
+        'model.decode_head.channels': 16,
+        'model.auxiliary_head.channels': 16,
+        'train_cfg.max_iters': max_iters,
+        'train_cfg.val_interval': max_iters,
+        'param_scheduler.0.end': 2,
+        'param_scheduler.1.begin': 2,
+        'param_scheduler.1.end': max_iters,
+        'default_hooks.checkpoint.interval': 2,
+        'default_hooks.logger.interval': 1,
+        **more,
+    }
+    return ['--cfg-options', *(f'{k}={v}'.replace(' ', '') for k, v in options.items())]
+
+
+def tool(
+    name: str, *args: object, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess:
+    """Run a command line as a person does."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, args)],
+        cwd=cwd or ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

@@ -1,0 +1,143 @@
+"""Every config parses, builds with the tiny encoder, takes a training step and predicts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from mmdet_seg.config_path import CONFIG_ROOT, leaves, resolve_config
+from mmdet_seg.datasets.scenes_files import prepare_scenes
+from mmdet_seg.engine.recipe import data_names, load_recipe
+from tests.small_runs import SCENES
+
+LEAVES = [p.relative_to(CONFIG_ROOT).as_posix() for p in leaves()]
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory) -> Path:
+    """Small scenes: a set in ADE20K's own layout, so they stand in for its files too."""
+    return prepare_scenes(
+        tmp_path_factory.mktemp('scenes'), **SCENES, seed=0, num_processes=1, progress=False
+    )
+
+
+def test_there_are_configs():
+    assert {'upernet_internvit.py', 'linear_internvit.py'} <= set(LEAVES)
+
+
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_leaves_are_short_and_say_what_they_are(leaf):
+    text = (CONFIG_ROOT / leaf).read_text()
+    assert len(text.splitlines()) <= 35
+    assert text.startswith('"""')
+    assert 'python tools/train.py' in text
+
+
+@pytest.mark.parametrize('data', data_names())
+@pytest.mark.parametrize('leaf', LEAVES)
+def test_one_step_and_one_prediction(leaf, data, scenes):
+    cfg = load_recipe(f'configs/{leaf}', arch='tiny', data=data)
+    for head in ('decode_head', 'auxiliary_head'):
+        if 'channels' in (cfg.model.get(head) or {}):
+            cfg.model[head].channels = 16
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_weights()
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(scenes)
+
+    items = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(items.metainfo['classes']) == cfg.num_classes == model.decode_head.num_classes
+    wrapper = cfg.optim_wrapper
+    constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
+        dict(
+            type=wrapper.pop('constructor'),
+            paramwise_cfg=wrapper.pop('paramwise_cfg'),
+            optim_wrapper_cfg=wrapper,
+        )
+    )
+    optim_wrapper = constructor(model)
+    before = model.decode_head.conv_seg.weight.clone()
+    losses = model.train().train_step(pseudo_collate([items[0], items[1]]), optim_wrapper)
+    assert torch.isfinite(losses['loss'])
+    assert not torch.equal(before, model.decode_head.conv_seg.weight)
+
+    held_out = DATASETS.build(cfg.val_dataloader.dataset)
+    sample = model.eval().val_step(pseudo_collate([held_out[0]]))[0]
+    assert sample.pred_sem_seg.shape == sample.ori_shape == sample.gt_sem_seg.shape
+    assert sample.pred_sem_seg.data.max() < cfg.num_classes
+
+
+def test_the_published_linear_probe():
+    cfg = load_recipe('linear_internvit', arch='6b-224px', data='ade20k')
+    backbone = cfg.model.backbone
+    assert (backbone.arch, list(backbone.out_indices), backbone.frozen) == ('6b-224px', [44], True)
+    assert backbone.img_size == 504
+    assert backbone.init_cfg.checkpoint == 'OpenGVLab/InternViT-6B-224px'
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(504, 504), stride=(322, 322))
+    assert cfg.optim_wrapper.optimizer.weight_decay == 0
+    assert cfg.optim_wrapper.optimizer.lr == 4e-5
+    assert cfg.train_cfg.max_iters == 80000
+
+
+@pytest.mark.parametrize(
+    ('arch', 'taps', 'channels'),
+    [
+        ('6b-224px', [11, 23, 35, 47], 1536),
+        ('6b-448px-v2-5', [11, 22, 33, 44], 1536),
+        ('300m-448px-v2-5', [5, 11, 17, 23], 512),
+    ],
+)
+def test_the_published_upernet(arch, taps, channels):
+    cfg = load_recipe('upernet_internvit', arch=arch, data='ade20k')
+    assert list(cfg.model.backbone.out_indices) == taps
+    assert cfg.model.backbone.drop_path_rate == 0.4
+    assert cfg.model.decode_head.channels == cfg.model.auxiliary_head.channels == channels
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.95
+    assert cfg.optim_wrapper.optimizer.weight_decay == 0.05
+    with torch.device('meta'):
+        init_default_scope('mmseg')
+        model = MODELS.build(cfg.model)
+    width = model.backbone.embed_dim
+    assert model.decode_head.in_channels == [width] * 4
+    assert model.auxiliary_head.in_channels == width
+    total = sum(p.numel() for p in model.parameters()) / 1e9
+    if arch == '6b-224px':
+        assert 6.3 <= total < 6.4  # 6.3 B published
+
+
+def test_a_config_is_found_as_people_type_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = CONFIG_ROOT / 'upernet_internvit.py'
+    for typed in ('configs/upernet_internvit.py', 'upernet_internvit.py', 'upernet_internvit'):
+        assert resolve_config(typed) == inside
+    (tmp_path / 'upernet_internvit.py').write_text('model = dict()')
+    assert resolve_config('upernet_internvit.py') == Path('upernet_internvit.py')  # ours comes last
+    with pytest.raises(FileNotFoundError, match='Did you mean upernet_internvit'):
+        resolve_config('configs/upernet_internvt.py')
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(arch='7b'), "arch='7b' is not one of 6b-224px"),
+        (dict(data='ade2k'), 'Did you mean ade20k'),
+        (dict(options={'train_pipeline.99.x': 1}), '--cfg-options train_pipeline.99.x=1'),
+    ],
+)
+def test_mistakes_answer_in_one_line(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe('upernet_internvit', **kwargs)
+
+
+def test_a_broken_config_is_named(tmp_path):
+    for text in ('model = dict(', 'x = 1', 'model = nonsense'):
+        path = tmp_path / 'broken.py'
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r'broken\.py'):
+            load_recipe(str(path))
