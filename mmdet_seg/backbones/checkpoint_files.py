@@ -116,7 +116,7 @@ class _Torch:
 
     def dtype(self, key: str) -> torch.dtype | str:
         dtype = self._state[key].dtype
-        return dtype if dtype.is_floating_point else str(dtype).removeprefix('torch.')
+        return dtype if dtype in _DTYPES.values() else str(dtype).removeprefix('torch.')
 
     def read(self, key: str) -> Tensor:
         return self._state[key]
@@ -289,8 +289,11 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
 def _sniff(path: Path) -> str:
     """``'safetensors'``, ``'zip'`` (PyTorch since 1.6) or ``'pickle'`` (before), by content."""
     size = path.stat().st_size
-    with path.open('rb') as f:
-        head = f.read(512)
+    try:
+        with path.open('rb') as f:
+            head = f.read(512)
+    except OSError as e:
+        raise ValueError(f'{path} cannot be read ({e.strerror}); check its permissions.') from None
     text = head.lstrip().lower()
     if not head:
         raise ValueError(f'{path} is empty (0 bytes); {_AGAIN}')

@@ -107,6 +107,10 @@ def test_other_architectures(case, tmp_path):
     path = write_repository(tmp_path / 'llama', llama, {'model_type': 'internlm2'}, num=2)
     assert 'no InternViT in it: 10 keys of a internlm2 model' in line_of(path)
 
+    (path / 'config.json').write_text('{"model_type": "llama", "hidden_size": 4096}')
+    with pytest.raises(ValueError, match='no InternViT in it'):
+        read_arch(path)
+
     swin = {'patch_embed.proj.weight': torch.ones(8, 3, 4, 4), 'layers.0.w': torch.ones(2)}
     assert 'it has patches and no blocks' in line_of(write_pth(tmp_path / 'swin.pth', swin))
 
@@ -248,11 +252,14 @@ def test_native_files_whose_eps_we_cannot_follow(case, tmp_path):
     assert open_checkpoint(path, {'norm_eps': 1e-5}).arch.norm_eps == 1e-5
 
 
-def test_quantised_weights(case, tmp_path):
-    state = authors_state(case)
-    state['blocks.0.mlp.fc1.weight'] = state['blocks.0.mlp.fc1.weight'].to(torch.int8)
-    path = write_pth(tmp_path / 'int8.pth', state)
-    assert 'stores blocks.0.mlp.fc1.weight as int8' in line_of(path, num_heads=3)
+@pytest.mark.parametrize('dtype', [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize('kind', ['pth', 'safetensors'])
+def test_quantised_weights(case, dtype, kind, tmp_path):
+    state = {k: v.contiguous() for k, v in authors_state(case).items()}
+    state['blocks.0.mlp.fc1.weight'] = state['blocks.0.mlp.fc1.weight'].to(dtype)
+    path = tmp_path / f'quantised.{kind}'
+    (save_file if kind == 'safetensors' else torch.save)(state, path)
+    assert 'stores blocks.0.mlp.fc1.weight as ' in line_of(path, num_heads=3)
 
 
 def test_position_table_that_is_no_square(case, tmp_path):
