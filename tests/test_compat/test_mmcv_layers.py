@@ -111,6 +111,26 @@ def test_carafe_follows_its_definition(kernel, groups, scale):
     torch.testing.assert_close(naive, theirs)
 
 
+def test_offsets_of_a_finer_level_are_read_from_their_start():
+    # As the compiled operator reads them, without a look at their size; mmdet's DyHead does this.
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, weight = normal(2, 3, 4, 5), normal(2, 3, 3, 3)
+    offset, mask = normal(2, 18, 8, 10), normal(2, 9, 8, 10)
+    start = [t.flatten(1)[:, : t[0, :, ::2, ::2].numel()] for t in (offset, mask)]
+    start = [t.view(2, -1, 4, 5) for t in start]
+    results = [
+        ops.modulated_deform_conv2d(x, o, m, weight, None, 1, 1) for o, m in ((offset, mask), start)
+    ]
+    torch.testing.assert_close(*results)
+    grads = [torch.autograd.grad(y.square().sum(), (x, offset, mask, weight)) for y in results]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_masked_convolution_is_a_convolution_at_the_places_of_the_mask():
     generator = torch.Generator().manual_seed(0)
     layer = ops.MaskedConv2d(3, 4, 3, padding=1)

@@ -101,6 +101,7 @@ def modulated_deform_conv_forward(
     **geometry: int,
 ) -> None:
     """Write the convolution, each sample weighted by ``mask``, to ``output``."""
+    offset, mask = (_as_read(tensor, output) for tensor in (offset, mask))
     tensors = _arguments(input, weight, offset, mask, bias if with_bias else None)
     numbers = _numbers(geometry, _MODULATED)
     output.copy_(torch.ops.torchvision.deform_conv2d(*tensors, *numbers, True))
@@ -125,13 +126,29 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Write the gradients of input, weight, offset, mask and, where there is one, bias."""
+    offset, mask = (_as_read(tensor, grad_output) for tensor in (offset, mask))
     tensors = _arguments(input, weight, offset, mask, bias if with_bias else None)
     grads = _backward(grad_output, tensors, _numbers(geometry, _MODULATED), use_mask=True)
-    targets = [grad_input, grad_weight, grad_offset, grad_mask]
+    grad_input.copy_(grads[0])
+    grad_weight.copy_(grads[1])
+    _as_read(grad_offset, grad_output).copy_(grads[2])
+    _as_read(grad_mask, grad_output).copy_(grads[3])
     if with_bias:
-        targets.append(grad_bias)
-    for target, grad in zip(targets, grads, strict=False):
-        target.copy_(grad)
+        grad_bias.copy_(grads[4])
+
+
+def _as_read(tensor: Tensor, output: Tensor) -> Tensor:
+    """Offsets or mask as the compiled operator reads them, (B, ..., h, w) of ``output``.
+
+    It does not compare sizes: of each image it reads as many values as it needs, from the first on.
+    mmdet's DyHead passes a finer level's offsets, and its weights are trained that way.
+    """
+    if tensor.shape[2:] == output.shape[2:]:
+        return tensor
+    height, width = output.shape[2:]
+    channels = tensor.shape[1]
+    values = tensor.flatten(1)[:, : channels * height * width]
+    return values.unflatten(1, (channels, height, width))
 
 
 def _arguments(
