@@ -4,8 +4,11 @@ Imports the standard library only, so that a tool can use it before it has parse
 """
 
 import os
+import platform
 import sys
+import warnings
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -23,6 +26,9 @@ def run(main: Callable[[], int | None]) -> None:
     the status is 2. ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
     """
     program = Path(sys.argv[0]).name
+    for module in ('mmseg', 'mmdet', 'mmcv', 'mmengine', 'torch', 'torchvision'):
+        # What our dependencies warn about is theirs to mend, not the reader's.
+        warnings.filterwarnings('ignore', module=rf'{module}(\..*)?$')
     try:
         status = main()
     except KeyboardInterrupt:
@@ -48,3 +54,24 @@ def one_line(error: BaseException) -> str:
     while text.startswith('class `') and '.py: ' in text:
         text = text.split('.py: ', 1)[1]
     return text or type(error).__name__
+
+
+def note(text: str) -> None:
+    """Say on standard error what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine() -> str:
+    """The processor, how many threads are used, and the day: what belongs beside a figure."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                name = line.split(':', 1)[1].strip()
+                break
+    if torch.cuda.is_available():
+        name += f', {torch.cuda.get_device_name()}'
+    return f'{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {date.today()}'

@@ -7,8 +7,8 @@ from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.preflight import check_data
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
-from mmdet_seg.engine.runner import Runner
-from mmdet_seg.engine.training import print_table, quiet_dependencies
+from mmdet_seg.engine.runner import build_runner
+from mmdet_seg.engine.training import print_table
 from mmdet_seg.engine.work_dir import new_work_dir
 
 
@@ -34,14 +34,13 @@ def evaluate(
     Returns:
         Exit status 0.
     """
-    quiet_dependencies()
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'{checkpoint}: no such checkpoint.')
     cfg = load_recipe(config, arch=arch, data=data, options=options)
     cfg.work_dir = str(new_work_dir(f'{config_stem(cfg)}_test', work_dir))
     cfg.load_from, cfg.resume = None, False
     check_data(cfg, ('test',))
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     load_weights(runner.model, checkpoint)
     metrics = runner.test()
     for metric in runner.test_evaluator.metrics:

@@ -10,6 +10,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
@@ -85,6 +86,7 @@ def infer(
     Returns:
         Exit status: 0, or 1 where some images could not be read.
     """
+    MMLogger.get_instance('infer', log_level='ERROR')
     found = find_images(images)
     segmenter = Segmenter(load_recipe(config, options=options), checkpoint, device)
     folders = {kind: Path(out) / kind for kind in ('labels', 'colors', 'overlays')}

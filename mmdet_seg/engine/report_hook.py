@@ -12,10 +12,13 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
+from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.plots import draw_curves, draw_predictions
 from mmdet_seg.registry import HOOKS
 from mmdet_seg.version import __version__
 
+# Keys of the message hub; one that began with `val` would show up in mmengine's log lines.
+HISTORY, SECONDS = 'history_of_validations', 'seconds_spent'
 _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmsegmentation', 'numpy')
 
 
@@ -38,8 +41,8 @@ class ReportHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         hub = runner.message_hub
-        hub.update_info('validations', _info(hub, 'validations', []))
-        self.started = time.monotonic() - _info(hub, 'seconds', 0.0)
+        hub.update_info(HISTORY, _info(hub, HISTORY, []))
+        self.started = time.monotonic() - _info(hub, SECONDS, 0.0)
         self.parameters = {
             'total': sum(p.numel() for p in runner.model.parameters()),
             'trained': sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
@@ -55,13 +58,13 @@ class ReportHook(Hook):
             'per_class_iou': table,
         }
         hub = runner.message_hub
-        hub.update_info('validations', [*hub.get_info('validations'), entry])
+        hub.update_info(HISTORY, [*hub.get_info(HISTORY), entry])
         self._write(runner)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        runner.message_hub.update_info('seconds', time.monotonic() - self.started)
+        runner.message_hub.update_info(SECONDS, time.monotonic() - self.started)
 
     def after_train(self, runner: Any) -> None:
         if not is_main_process():
@@ -69,11 +72,11 @@ class ReportHook(Hook):
         self._write(runner)
         scalars = runner.message_hub.log_scalars
         loss = scalars['train/loss'].data[0].tolist() if 'train/loss' in scalars else []
-        validations = runner.message_hub.get_info('validations')
+        validations = runner.message_hub.get_info(HISTORY)
         draw_curves(Path(runner.work_dir) / 'curves.png', loss, validations, self.metric)
         if not runner.interrupted and runner.val_loop is not None:
             if best := self.best_checkpoint(runner):
-                runner.load_checkpoint(str(best))
+                load_weights(getattr(runner.model, 'module', runner.model), best)
             out = Path(runner.work_dir) / 'predictions.png'
             draw_predictions(out, runner.model, runner.val_dataloader.dataset, self.num_images)
 
@@ -87,7 +90,7 @@ class ReportHook(Hook):
         if not is_main_process():
             return
         hub = runner.message_hub
-        validations = hub.get_info('validations')
+        validations = hub.get_info(HISTORY)
         best = max(validations, key=lambda v: v.get(self.metric, -1.0), default=None)
         summary = {
             'config': Path(runner.cfg.filename).name if runner.cfg.filename else None,
@@ -96,7 +99,7 @@ class ReportHook(Hook):
             'finished': runner.iter >= runner.max_iters,
             'best': best,
             'validations': validations,
-            'seconds': round(_info(hub, 'seconds', 0.0), 1),
+            'seconds': round(_info(hub, SECONDS, 0.0), 1),
             'parameters': self.parameters,
             'peak_memory_mib': peak_memory(),
             'versions': {'mmdet_seg': __version__, **{p: version(p) for p in _PACKAGES}},

@@ -5,8 +5,24 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner as _Runner
+
+
+def build_runner(cfg: Config) -> 'Runner':
+    """Build a runner; what a config gets wrong becomes one line.
+
+    Raises:
+        ValueError: A type that is not registered, or arguments that a class does not take.
+    """
+    try:
+        return Runner.from_cfg(cfg)
+    except (TypeError, KeyError) as error:
+        text = str(error.args[0]) if error.args else ''
+        if any(hint in text for hint in ('keyword argument', 'positional argument', 'registry')):
+            raise ValueError(f'{cfg.filename}: {text}') from error
+        raise
 
 
 class Runner(_Runner):

@@ -1,8 +1,6 @@
 """The main job: train a config."""
 
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from rich.table import Table
 from mmdet_seg.command_line import INTERRUPTED, OK
 from mmdet_seg.engine.preflight import check_data, check_weights
 from mmdet_seg.engine.recipe import config_stem, load_recipe
-from mmdet_seg.engine.report_hook import ReportHook
-from mmdet_seg.engine.runner import Runner
+from mmdet_seg.engine.report_hook import HISTORY, ReportHook
+from mmdet_seg.engine.runner import Runner, build_runner
 from mmdet_seg.engine.work_dir import find_resume, new_work_dir
 
 
@@ -44,7 +42,6 @@ def train(
     Returns:
         Exit status: 0, or 130 after an interruption.
     """
-    quiet_dependencies()
     cfg = load_recipe(config, arch=arch, data=data, options=options)
     if tensorboard:
         cfg.visualizer.vis_backends = [
@@ -62,7 +59,7 @@ def train(
     check_weights(cfg)
     mmengine.mkdir_or_exist(cfg.work_dir)
     print(f'Writing to {cfg.work_dir}.', file=sys.stderr)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.train()
     return finish(runner, cfg)
 
@@ -78,7 +75,7 @@ def finish(runner: Runner, cfg: Config) -> int:
         )
         return INTERRUPTED
     hook = next((h for h in runner.hooks if isinstance(h, ReportHook)), None)
-    validations = runner.message_hub.runtime_info.get('validations', [])
+    validations = runner.message_hub.runtime_info.get(HISTORY, [])
     if hook is None or not validations:
         return OK
     best = max(validations, key=lambda v: v.get(hook.metric, -1.0))
@@ -106,10 +103,3 @@ def print_table(per_class: dict[str, float | None]) -> None:
     for name, iou in sorted(per_class.items(), key=lambda item: -(item[1] if item[1] else -1)):
         table.add_row(name, '-' if iou is None else f'{iou:.2f}')
     Console().print(table)
-
-
-def quiet_dependencies() -> None:
-    """Keep warnings of our dependencies about themselves off the terminal."""
-    os.environ.setdefault('KMP_WARNINGS', '0')
-    for module in ('mmseg', 'mmdet', 'mmcv', 'mmengine', 'torch', 'timm', 'pkg_resources'):
-        warnings.filterwarnings('ignore', module=rf'{module}(\..*)?$')

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -21,6 +22,13 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+class Halve(nn.Module):
+    """2x2 max pooling that leaves a side of one cell as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, [min(2, side) for side in x.shape[-2:]])
 
 
 @register_everywhere
@@ -68,7 +76,7 @@ class FeaturePyramid(BaseModule):
         self.up1 = nn.Sequential(up(), LayerNorm2d(D, eps=norm_eps), nn.GELU(), up(), norm())
         self.up2 = nn.Sequential(up(), norm())
         self.up3 = nn.Sequential(nn.Identity(), norm())
-        self.up4 = nn.Sequential(nn.MaxPool2d(kernel_size=2, stride=2), norm())
+        self.up4 = nn.Sequential(Halve(), norm())
         for module in self.modules():
             if isinstance(module, nn.ConvTranspose2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
