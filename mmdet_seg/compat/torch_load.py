@@ -145,22 +145,42 @@ def _allowed() -> list[tuple[Any, str]]:
 
 
 @contextmanager
+def _allow(entries: list[tuple[Any, str]]) -> Iterator[None]:
+    """Put entries on torch's list for a while; of two with one name, ours is the one that counts.
+
+    onedl-mmengine puts the real ``getattr`` there around its own loading.
+    """
+    known = torch.serialization.get_safe_globals()
+    names = {name for _, name in entries}
+    others = [entry for entry in known if _stored_name(entry) not in names]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(others + entries)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(known)
+
+
+def _stored_name(entry: Any) -> str:
+    """Name under which a pickle asks for an entry of torch's list."""
+    return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
+
+
+@contextmanager
 def _rule(name: str) -> Iterator[bool]:
     """Around a ``torch.load``: yields its ``weights_only``; its errors become one line."""
-    trusted = os.environ.get(TRUST) == '1'
-    with _ONE_AT_A_TIME:
-        known = torch.serialization.get_safe_globals()
-        ours = [] if trusted else [entry for entry in _allowed() if entry not in known]
-        with torch.serialization.safe_globals(ours), warnings.catch_warnings():
-            # What these two say is part of the error that follows.
-            warnings.filterwarnings('ignore', 'Detected pickle protocol')
-            warnings.filterwarnings('ignore', '.*looks like a TorchScript archive')
-            try:
-                yield not trusted
-            except (OSError, MemoryError):
-                raise
-            except Exception as error:
-                raise ValueError(_explain(name, error)) from error
+    weights_only = os.environ.get(TRUST) != '1'
+    with _ONE_AT_A_TIME, _allow(_allowed()), warnings.catch_warnings():
+        # What these two say is part of the error that follows.
+        warnings.filterwarnings('ignore', 'Detected pickle protocol')
+        warnings.filterwarnings('ignore', '.*looks like a TorchScript archive')
+        try:
+            yield weights_only
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(_explain(name, error)) from error
 
 
 def _explain(name: str, error: Exception) -> str:
@@ -172,7 +192,7 @@ def _explain(name: str, error: Exception) -> str:
             f'{name} asks for {wanted[1]!r}, which is not loaded from files; to run the code in '
             f'it, if you trust its source, set {TRUST}=1.'
         )
-    if 'map_location' in text:
+    if text.startswith('Attempting to deserialize object on'):
         return f"{name} holds tensors of a device that is not here; pass map_location='cpu'."
     reason = text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:120]
     return (
