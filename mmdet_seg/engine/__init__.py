@@ -1,5 +1,6 @@
 """Runner glue: recipes, training, evaluation, inference, hooks."""
 
+from mmdet_seg.engine.autocast import AutocastOptimWrapper
 from mmdet_seg.engine.interrupt_hook import InterruptHook
 from mmdet_seg.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmdet_seg.engine.per_class_iou import PerClassIoU
@@ -8,6 +9,7 @@ from mmdet_seg.engine.report_hook import ReportHook
 from mmdet_seg.engine.runner import Runner
 
 __all__ = [
+    'AutocastOptimWrapper',
     'InterruptHook',
     'LayerDecayOptimWrapperConstructor',
     'PerClassIoU',

@@ -4,6 +4,7 @@ The candidates take turns, so a machine that slows down slows all of them; media
 are reported. The rate of a plain matrix product says how much of the machine each one uses.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -81,9 +82,10 @@ def run(
 def peers(ours: InternViT) -> dict[str, nn.Module]:
     """timm's and transformers' encoder of the same kind, with the same weights."""
     arch = ours.arch
+    logging.getLogger('transformers').setLevel(logging.ERROR)
     try:
         import timm
-        from transformers import InternVLVisionModel
+        import transformers
     except ImportError as error:
         raise ValueError(
             f'The peers are not installed ({error.name}): pip install mmdet_seg[peers].'
@@ -103,9 +105,7 @@ def peers(ours: InternViT) -> dict[str, nn.Module]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'native'
         save_encoder(ours.state_dict(), arch, path, 'native')
-        model = InternVLVisionModel.from_pretrained(path)
-    import transformers
-
+        model = transformers.InternVLVisionModel.from_pretrained(path)
     found[f'transformers {transformers.__version__}'] = model
     return found
 
@@ -186,6 +186,7 @@ def table(rows: list[Row]) -> str:
         difference = '' if row.name == OURS else f'{row.difference:.0e}'
         lines.append(
             f'| {row.name} | {row.dtype} | {row.batch} | {row.images_per_second:.3f} | '
-            f'{row.gflops_per_second:.0f} | {100 * row.matrix_share:.0f} % | {ratio} | {difference} |'
+            f'{row.gflops_per_second:.0f} | {100 * row.matrix_share:.0f} % | {ratio} | '
+            f'{difference} |'
         )
     return '\n'.join(lines)

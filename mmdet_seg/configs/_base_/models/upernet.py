@@ -8,6 +8,7 @@ from mmseg.models import CrossEntropyLoss, FCNHead, SegDataPreProcessor, UPerHea
 from torch.nn import SyncBatchNorm
 
 from mmdet_seg.backbones import InternViT
+from mmdet_seg.engine import AutocastOptimWrapper
 from mmdet_seg.necks import FeaturePyramid
 from mmdet_seg.segmentors import EncoderDecoder
 
@@ -55,5 +56,5 @@ model = dict(
 # What `--arch` with published weights adds: the full-tuning recipe (58.9 on ADE20K).
 published = dict(
     model=dict(backbone=dict(drop_path_rate=0.4, grad_checkpointing=True)),
-    optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', clip_grad=None),
+    optim_wrapper=dict(type=AutocastOptimWrapper, clip_grad=None),
 )
