@@ -104,7 +104,7 @@ ARCHS: dict[str, Arch] = {
     '300m-448px-v2-5': replace(_300M, hub_id='OpenGVLab/InternViT-300M-448px-V2_5'),
     # Ours: `tiny` for tests, `small` for the built-in scenes (train from scratch on two cores).
     'tiny': Arch(embed_dim=32, depth=4, num_heads=2, mlp_ratio=2.0, img_size=56),
-    'small': Arch(embed_dim=192, depth=8, num_heads=3, img_size=224, layer_scale_init=1.0),
+    'small': replace(_300M, embed_dim=192, depth=6, num_heads=3, img_size=224, drop_path_rate=0.0),
 }
 
 

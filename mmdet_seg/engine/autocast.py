@@ -15,7 +15,7 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """``OptimWrapper`` that computes the forward pass under bfloat16 autocast; weights stay as is."""
+    """``OptimWrapper`` with the forward pass under bfloat16 autocast; weights stay as is."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -3,9 +3,9 @@
 Shapes: B batch, H heads, N tokens, d channels of a head.
 
 Which kernel is fastest depends on the machine. On CPU in bf16 ``scaled_dot_product_attention`` runs
-below half the rate of the plain matrix products it is made of, so without gradients ``auto`` takes
-products over a few heads at a time there (``eager``); with gradients it keeps the fused kernel,
-which does not store the (N, N) weights.
+below half the rate of the plain matrix products that it is made of, so ``auto`` takes products over
+a few heads at a time there (``eager``). With gradients that means storing the (N, N) weights: it
+does so while they are small and keeps the fused kernel beyond.
 """
 
 import importlib.util
@@ -19,6 +19,8 @@ BACKENDS = ('auto', 'sdpa', 'flash_attn', 'eager')
 # Scores of the heads that are computed together: enough to fill small matrices, few enough to stay
 # in a core's cache. Measured flat from 2 to 8 MiB.
 _SCORE_BYTES = 4 << 20
+# Attention weights of one layer that may be stored for the backward pass.
+_STORED_BYTES = 16 << 20
 _logged: set[tuple[str, str, str]] = set()
 
 
@@ -66,10 +68,15 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).contiguous()
 
 
+def _needs_grad(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+
+
 def _choose(q: Tensor, k: Tensor, v: Tensor) -> str:
-    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     half = q.dtype in (torch.bfloat16, torch.float16)
-    name = 'eager' if q.device.type == 'cpu' and half and not needs_grad else 'sdpa'
+    weights = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()
+    fits = weights <= _STORED_BYTES or not _needs_grad(q, k, v)
+    name = 'eager' if q.device.type == 'cpu' and half and fits else 'sdpa'
     if not torch.compiler.is_compiling():
         choice = (q.device.type, str(q.dtype).removeprefix('torch.'), name)
         if choice not in _logged:
@@ -80,14 +87,13 @@ def _choose(q: Tensor, k: Tensor, v: Tensor) -> str:
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
     B, H, N, d = q.shape
-    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     bias = None
     if key_mask is not None:
         bias = torch.zeros(B, 1, 1, N, dtype=q.dtype, device=q.device)
         bias = bias.masked_fill_(~key_mask[:, None, None, :], float('-inf'))
     q = q * d**-0.5
     step = max(1, _SCORE_BYTES // max(1, N * N * q.element_size()))
-    if needs_grad or step >= B * H or torch.compiler.is_compiling():
+    if _needs_grad(q, k, v) or step >= B * H or torch.compiler.is_compiling():
         scores = q @ k.transpose(-1, -2)  # (B, H, N, N)
         if bias is not None:
             scores = scores + bias

@@ -6,7 +6,6 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmseg.datasets.transforms import (
     LoadAnnotations,
     PackSegInputs,
-    PhotoMetricDistortion,
     RandomCrop,
     Resize,
 )
@@ -25,13 +24,12 @@ train_pipeline = [
     dict(
         type=RandomResize,
         scale=(640, 256),
-        ratio_range=(0.75, 1.5),
+        ratio_range=(0.9, 1.1),
         resize_type=Resize,
         keep_ratio=True,
     ),
     dict(type=RandomCrop, crop_size=crop_size, cat_max_ratio=0.75),
     dict(type=RandomFlip, prob=0.5),
-    dict(type=PhotoMetricDistortion),
     dict(type=PackSegInputs),
 ]
 test_pipeline = [

@@ -25,13 +25,13 @@ model = dict(
         size=None,  # the data's crop
         test_cfg=dict(size_divisor=14),
     ),
-    backbone=dict(type=InternViT, arch='small', out_indices=(1, 3, 5, 7), drop_path_rate=0.1),
+    backbone=dict(type=InternViT, arch='small', out_indices=(1, 2, 4, 5)),
     neck=dict(type=FeaturePyramid),
     decode_head=dict(
         type=UPerHead,
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
-        channels=64,
+        channels=32,
         dropout_ratio=0.1,
         num_classes=None,  # the data's
         norm_cfg=norm_cfg,
@@ -41,7 +41,7 @@ model = dict(
     auxiliary_head=dict(
         type=FCNHead,
         in_index=2,
-        channels=64,
+        channels=32,
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
