@@ -1,4 +1,6 @@
-"""A sheet of scenes with their masks, for a look at the data: ``python -m mmdet_seg.datasets.preview OUT.png``."""
+"""A sheet of scenes with their masks, for a look at the data: ``python -m
+mmdet_seg.datasets.preview OUT.png``.
+"""
 
 import argparse
 from pathlib import Path
@@ -35,7 +37,9 @@ def contact_sheet(
     per_row = max(1, (columns * (tile[0] + _GAP)) // _ENTRY[0])
     legend_rows = -(-(len(CLASSES) + 1) // per_row)
     sheet = Image.new(
-        'RGB', (columns * (tile[0] + _GAP) - _GAP, rows * tile[1] + legend_rows * _ENTRY[1]), 'white'
+        'RGB',
+        (columns * (tile[0] + _GAP) - _GAP, rows * tile[1] + legend_rows * _ENTRY[1]),
+        'white',
     )
     for index in range(num_scenes):
         scene = make_scene((seed, index), size)

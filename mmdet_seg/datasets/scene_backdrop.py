@@ -13,10 +13,10 @@ from mmdet_seg.datasets.scene_canvas import Canvas
 from mmdet_seg.datasets.scene_classes import IDS
 from mmdet_seg.datasets.textures import fractal_noise, jitter, outline, pick_color
 
-_ROCK = np.array([(0.42, 0.44, 0.40), (0.50, 0.44, 0.37), (0.36, 0.42, 0.34), (0.45, 0.42, 0.46)])
-_FOREST = np.array([(0.16, 0.30, 0.12), (0.22, 0.34, 0.12), (0.13, 0.25, 0.15), (0.40, 0.32, 0.10)])
+_ROCK = np.array([(0.34, 0.38, 0.52), (0.40, 0.38, 0.50), (0.30, 0.38, 0.46), (0.42, 0.36, 0.52)])
+_FOREST = np.array([(0.14, 0.28, 0.10), (0.19, 0.31, 0.10), (0.12, 0.24, 0.12)])
 _SNOW = np.array((0.92, 0.94, 0.97), np.float32)
-_TOWERS = np.array([(0.55, 0.53, 0.50), (0.62, 0.50, 0.42), (0.45, 0.50, 0.56), (0.70, 0.68, 0.62)])
+_TOWERS = np.array([(0.60, 0.55, 0.50), (0.64, 0.48, 0.40), (0.55, 0.50, 0.46), (0.72, 0.68, 0.60)])
 
 
 def paint_sky(canvas: Canvas, rng: Generator) -> None:
@@ -63,8 +63,8 @@ def paint_mountains(canvas: Canvas, rng: Generator) -> None:
     w = camera.width
     bottom = min(int(camera.horizon) + 2, camera.height)
     ridges = int(rng.integers(1, 4))
-    peak = camera.horizon * rng.uniform(0.4, 0.85)
-    snowy = rng.random() < 0.35
+    peak = camera.horizon * rng.uniform(0.45, 0.9)
+    snowy = rng.random() < 0.2
     for index in range(ridges):
         nearness = (index + 1) / ridges
         mean = peak * (1 - 0.6 * nearness * (ridges > 1))
@@ -72,15 +72,17 @@ def paint_mountains(canvas: Canvas, rng: Generator) -> None:
         line = camera.horizon - mean * (0.72 + 0.38 * line)
         slope = fractal_noise(rng, bottom, w, max(6.0, peak * 0.35), 4)
         side = np.gradient(slope, axis=1) * w * 0.06 * np.sign(light.sun[0])
-        palette = _FOREST if rng.random() < 0.25 else _ROCK
+        palette = _FOREST if rng.random() < 0.1 else _ROCK
         rock = pick_color(rng, palette)[None, None] * (1 + 0.35 * np.clip(side, -1, 1))[..., None]
         if snowy and index == 0:
             rows = np.arange(bottom, dtype=np.float32)[:, None]
             depth = (camera.horizon - rows) / mean + 0.25 * slope
             rock = np.where((depth > 0.75)[..., None], _SNOW * (1 + 0.1 * side[..., None]), rock)
         lit = light.shade((np.sign(light.sun[0]) * 0.4, 0.7, -0.6))
-        far = light.visibility * (1.0 - 0.6 * nearness) * rng.uniform(0.7, 1.0)
-        _paint_below(canvas, line, np.clip(rock * lit, 0, 1).astype(np.float32), IDS['mountain'], far)
+        far = light.visibility * (0.8 - 0.5 * nearness) * rng.uniform(0.7, 1.0)
+        _paint_below(
+            canvas, line, np.clip(rock * lit, 0, 1).astype(np.float32), IDS['mountain'], far
+        )
 
 
 def paint_treeline(canvas: Canvas, rng: Generator, share: float = 1.0) -> None:
@@ -90,17 +92,22 @@ def paint_treeline(canvas: Canvas, rng: Generator, share: float = 1.0) -> None:
     bottom = min(int(camera.horizon) + 2, camera.height)
     distance = rng.uniform(60, 140)
     tall = max(5.0, camera.scale(distance) * rng.uniform(7, 14))
-    line = outline(rng, w, tall * 2.5, 4)
-    shape = np.clip(1 + 0.35 * line, 0.05, None)
+    shape = np.clip(
+        1 + 0.3 * outline(rng, w, tall * 2.5, 4) + 0.12 * outline(rng, w, 5, 2), 0.05, None
+    )
     if share < 1:
         start = rng.uniform(0, 1 - share) * w
         x = np.arange(w)
-        shape *= np.clip((x - start) / (0.05 * w), 0, 1) * np.clip((start + share * w - x) / (0.05 * w), 0, 1)
+        shape *= np.clip((x - start) / (0.05 * w), 0, 1) * np.clip(
+            (start + share * w - x) / (0.05 * w), 0, 1
+        )
     line = camera.horizon - tall * shape
-    leaves = fractal_noise(rng, bottom, w, tall * 0.5, 3)
-    leaves = pick_color(rng, _FOREST)[None, None] * (1.1 + 0.5 * leaves)[..., None]
+    leaves = fractal_noise(rng, bottom, w, max(4.0, tall * 0.35), 4, gain=0.7)
+    leaves = pick_color(rng, _FOREST)[None, None] * (1.1 + 0.55 * leaves)[..., None]
     lit = light.shade((0, 0.6, -0.8))
-    _paint_below(canvas, line, np.clip(leaves * lit, 0, 1).astype(np.float32), IDS['tree'], distance)
+    _paint_below(
+        canvas, line, np.clip(leaves * lit, 0, 1).astype(np.float32), IDS['tree'], distance
+    )
 
 
 def paint_skyline(canvas: Canvas, rng: Generator) -> None:

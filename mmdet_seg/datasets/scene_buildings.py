@@ -18,11 +18,18 @@ from mmdet_seg.datasets.scene_canvas import Canvas, Sprite
 from mmdet_seg.datasets.scene_classes import IDS
 from mmdet_seg.datasets.textures import fractal_noise, jitter, pick_color
 
-_WALLS = np.array([
-    (0.60, 0.34, 0.27), (0.72, 0.62, 0.48), (0.58, 0.58, 0.57), (0.82, 0.80, 0.75),
-    (0.48, 0.52, 0.57), (0.74, 0.52, 0.36), (0.45, 0.47, 0.40), (0.70, 0.70, 0.58),
-    (0.55, 0.64, 0.70), (0.40, 0.36, 0.34),
-])  # fmt: skip
+_WALLS = np.array(
+    [
+        (0.62, 0.34, 0.27),
+        (0.55, 0.30, 0.24),
+        (0.74, 0.62, 0.44),
+        (0.78, 0.56, 0.38),
+        (0.82, 0.78, 0.70),
+        (0.72, 0.50, 0.42),
+        (0.58, 0.54, 0.50),
+        (0.66, 0.66, 0.56),
+    ]
+)
 _ROOFS = np.array([(0.50, 0.27, 0.20), (0.34, 0.33, 0.34), (0.42, 0.34, 0.28), (0.30, 0.36, 0.36)])
 _SMALLEST_WINDOW = 8.0  # pixels; a smaller window is wall to an annotator
 
@@ -59,7 +66,9 @@ class Building:
     def shadow(self, light: Light) -> np.ndarray:
         """Ground points (N, 3) whose hull the building's shadow fills."""
         reach = self.height / max(float(light.sun[1]), 0.2)
-        base = np.array([(x, 0.0, z) for x in (self.left, self.right) for z in (self.near, self.far)])
+        base = np.array(
+            [(x, 0.0, z) for x in (self.left, self.right) for z in (self.near, self.far)]
+        )
         return np.concatenate([base, base - reach * light.sun * (1, 0, 1)])
 
 
@@ -68,17 +77,19 @@ def make_facade(rng: Generator, light: Light) -> Facade:
     modern = rng.random() < 0.3
     pitch = rng.uniform(2.8, 4.6)
     return Facade(
-        wall=pick_color(rng, _WALLS, 0.18),
+        wall=pick_color(rng, _WALLS, 0.14),
         frame=jitter(rng, (0.85, 0.84, 0.8), 0.1) * (1.0 if rng.random() < 0.6 else 0.35),
         roof=pick_color(rng, _ROOFS),
         window_width=pitch * (rng.uniform(0.72, 0.88) if modern else rng.uniform(0.5, 0.68)),
         window_height=rng.uniform(1.6, 2.2),
         pitch=pitch,
         storey=rng.uniform(2.9, 3.6),
-        brick=bool(rng.random() < 0.4),
+        brick=bool(rng.random() < 0.6),
         shops=bool(rng.random() < 0.45),
-        mirror=float(rng.uniform(0.1, 0.85)),
-        lit=float(rng.uniform(0.3, 0.7)) if light.name == 'dusk' else float(rng.random() < 0.2) * 0.2,
+        mirror=float(rng.uniform(0.1, 0.6)),
+        lit=float(rng.uniform(0.3, 0.7))
+        if light.name == 'dusk'
+        else float(rng.random() < 0.2) * 0.2,
     )
 
 
@@ -121,7 +132,10 @@ def _wall_pixels(
         frame = np.where(street, sign | (door & (across < 0.55) & (v < 2.2)), frame)
     glass &= ~(frame & (across < 0.04))
 
-    wall = facade.wall * (1 + 0.1 * fractal_noise(rng, *v.shape, max(3.0, v.shape[0] / 5), 2))[..., None]
+    wall = (
+        facade.wall
+        * (1 + 0.1 * fractal_noise(rng, *v.shape, max(3.0, v.shape[0] / 5), 2))[..., None]
+    )
     if facade.brick:
         fine = np.clip(scale_at(u)[1] / 14, 0, 1)
         joint = np.mod(v, 0.3) < 0.06
@@ -131,7 +145,7 @@ def _wall_pixels(
 
     table = rng.random((storeys, columns, 2)).astype(np.float32)
     cell = table[storey, column]
-    dark = np.array((0.16, 0.18, 0.20), np.float32) * (0.6 + cell[..., :1])
+    dark = np.array((0.12, 0.17, 0.24), np.float32) * (0.6 + cell[..., :1])
     glow = np.clip(0.25 + up / max(height, 0.5), 0, 1.2)[..., None]
     sky = (light.zenith * 0.5 + light.horizon * 0.5) * glow
     pane = dark + (sky - dark) * (facade.mirror * (0.5 + 0.5 * cell[..., :1]))
@@ -154,11 +168,15 @@ def paint_building(canvas: Canvas, rng: Generator, building: Building) -> None:
         middle = (b.near + b.far) / 2
         inset = 0.12 * (b.right - b.left)
         roof = camera.project(
-            np.array([
-                (b.left - 0.3, b.height, b.near), (b.right + 0.3, b.height, b.near),
-                (b.right - inset, b.height + b.ridge, middle), (b.left + inset, b.height + b.ridge, middle),
-            ])
-        )  # fmt: skip
+            np.array(
+                [
+                    (b.left - 0.3, b.height, b.near),
+                    (b.right + 0.3, b.height, b.near),
+                    (b.right - inset, b.height + b.ridge, middle),
+                    (b.left + inset, b.height + b.ridge, middle),
+                ]
+            )
+        )
         sprite = Sprite(camera, roof)
         if sprite.visible:
             sprite.polygon(roof, np.clip(b.facade.roof * light.shade((0, 0.7, -0.7)), 0, 1))

@@ -1,8 +1,8 @@
 """Where a scene is seen from, and the light in it.
 
-World coordinates are metres: X right, Y up from the ground, Z forward from the camera; the ground is the
-plane Y = 0. Pixel coordinates are (x, y) from the upper left corner; pixel (i, j) has its centre
-at (j + 0.5, i + 0.5).
+World coordinates are metres: X right, Y up from the ground, Z forward from the camera; the ground
+is the plane Y = 0. Pixel coordinates are (x, y) from the upper left corner; pixel (i, j) has its
+centre at (j + 0.5, i + 0.5).
 
 Shapes::
 
@@ -98,15 +98,56 @@ class Light:
         return 1 - np.exp(-distance / self.visibility)
 
 
-# sun strength, ambient, zenith, horizon, elevation range in degrees, visibility range in metres, shadow
+# sun strength, ambient, zenith, horizon, elevation range in degrees, visibility range in metres,
+# shadow
 _KINDS = {
-    'day': ((0.72, 0.68, 0.60), (0.46, 0.50, 0.57), (0.22, 0.42, 0.78), (0.68, 0.80, 0.92), (25, 60), (250, 900), 0.5),
-    'golden': ((0.78, 0.54, 0.30), (0.42, 0.40, 0.45), (0.34, 0.44, 0.68), (0.95, 0.74, 0.52), (7, 18), (150, 500), 0.45),
-    'overcast': ((0.08, 0.08, 0.08), (0.76, 0.78, 0.80), (0.58, 0.62, 0.67), (0.80, 0.82, 0.84), (40, 60), (120, 500), 0.12),
-    'hazy': ((0.38, 0.36, 0.31), (0.60, 0.60, 0.60), (0.55, 0.64, 0.74), (0.84, 0.84, 0.82), (15, 40), (80, 180), 0.3),
-    'dusk': ((0.12, 0.09, 0.08), (0.40, 0.41, 0.48), (0.16, 0.20, 0.40), (0.62, 0.48, 0.50), (2, 6), (200, 600), 0.1),
-}  # fmt: skip
-_KIND_SHARES = (0.38, 0.18, 0.2, 0.12, 0.12)
+    'day': (
+        (0.72, 0.68, 0.60),
+        (0.46, 0.50, 0.57),
+        (0.22, 0.42, 0.78),
+        (0.68, 0.80, 0.92),
+        (25, 60),
+        (250, 900),
+        0.5,
+    ),
+    'golden': (
+        (0.78, 0.54, 0.30),
+        (0.42, 0.40, 0.45),
+        (0.34, 0.44, 0.68),
+        (0.95, 0.74, 0.52),
+        (7, 18),
+        (150, 500),
+        0.45,
+    ),
+    'overcast': (
+        (0.08, 0.08, 0.08),
+        (0.76, 0.78, 0.80),
+        (0.58, 0.62, 0.67),
+        (0.80, 0.82, 0.84),
+        (40, 60),
+        (120, 500),
+        0.12,
+    ),
+    'hazy': (
+        (0.38, 0.36, 0.31),
+        (0.60, 0.60, 0.60),
+        (0.55, 0.64, 0.74),
+        (0.84, 0.84, 0.82),
+        (15, 40),
+        (80, 180),
+        0.3,
+    ),
+    'dusk': (
+        (0.12, 0.09, 0.08),
+        (0.40, 0.41, 0.48),
+        (0.16, 0.20, 0.40),
+        (0.62, 0.48, 0.50),
+        (2, 6),
+        (200, 600),
+        0.1,
+    ),
+}
+_KIND_SHARES = (0.44, 0.2, 0.2, 0.09, 0.07)
 
 
 def make_light(rng: Generator) -> Light:

@@ -1,7 +1,7 @@
 """The picture while it is painted: colours, class labels and instance numbers stay in step.
 
-Painter's order: what is painted later covers what is there. A pixel belongs to what covers at least half
-of it, so that masks are exact for the visible part.
+Painter's order: what is painted later covers what is there. A pixel belongs to what covers at
+least half of it, so that masks are exact for the visible part.
 
 Shapes::
 
@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from mmdet_seg.datasets.scene_camera import Camera, Light
-
 
 _TURN = np.arange(16) * (np.pi / 8)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
@@ -78,14 +77,17 @@ class Canvas:
             veil = self.light.veil(distance[rows, columns])[..., None]
         else:
             veil = self.light.veil(distance)
-        color = color + (self.light.horizon - color) * np.asarray(veil, np.float32)
-        self.image[where] += (color - self.image[where]) * alpha[..., None]
+        veil = np.asarray(veil, np.float32)
+        color = color * (1 - veil) + self.light.horizon * veil
+        picture = self.image[where]
+        color -= picture
+        color *= alpha[..., None]
+        picture += color
         covered = alpha >= 0.5
         if isinstance(class_id, np.ndarray):
-            self.label[where][covered] = class_id[rows, columns][covered]
-        else:
-            self.label[where][covered] = class_id
-        self.owner[where][covered] = instance
+            class_id = class_id[rows, columns]
+        np.copyto(self.label[where], class_id, where=covered, casting='unsafe')
+        np.copyto(self.owner[where], instance, where=covered)
 
     def darken(self, coverage: np.ndarray, strength: float) -> None:
         """Take light away, as a shadow on the ground does; ``coverage`` is (H, W), 0..1."""

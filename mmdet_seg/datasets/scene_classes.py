@@ -29,7 +29,8 @@ _ROWS = (
 CLASSES = tuple(row.name for row in _ROWS)
 PALETTE = [list(row.color) for row in _ROWS]
 
-# In the order of COCO's numbers, which is the order in which readers of COCO files number the classes.
+# In the order of COCO's numbers, which is the order in which readers of COCO files number the
+# classes.
 _THINGS = sorted((row for row in _ROWS if row.coco), key=lambda row: row.coco)
 THING_CLASSES = tuple(row.name for row in _THINGS)
 COCO_IDS = {row.name: row.coco[0] for row in _THINGS}

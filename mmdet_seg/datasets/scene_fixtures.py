@@ -10,9 +10,15 @@ from mmdet_seg.datasets.scene_canvas import Canvas, Sprite
 from mmdet_seg.datasets.scene_classes import IDS, UNLABELLED
 from mmdet_seg.datasets.textures import fractal_noise, pick_color
 
-_WOODS = np.array([
-    (0.56, 0.40, 0.25), (0.66, 0.53, 0.38), (0.86, 0.84, 0.80), (0.42, 0.31, 0.23), (0.60, 0.40, 0.30),
-])  # fmt: skip
+_WOODS = np.array(
+    [
+        (0.56, 0.40, 0.25),
+        (0.62, 0.44, 0.26),
+        (0.48, 0.33, 0.20),
+        (0.92, 0.92, 0.90),
+        (0.88, 0.87, 0.84),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,13 @@ class Fence:
     @classmethod
     def draw(cls, rng: Generator, start: tuple[float, float], end: tuple[float, float]) -> 'Fence':
         """A fence of any colour."""
-        return cls(start, end, float(rng.uniform(1.1, 1.8)), float(rng.uniform(0.2, 0.45)), pick_color(rng, _WOODS))
+        return cls(
+            start,
+            end,
+            float(rng.uniform(1.2, 1.9)),
+            float(rng.uniform(0.24, 0.45)),
+            pick_color(rng, _WOODS),
+        )
 
     @property
     def distance(self) -> float:
@@ -36,7 +48,9 @@ class Fence:
 
     def shadow(self, light: Light) -> np.ndarray:
         base = np.array([(x, 0.0, z) for x, z in (self.start, self.end)])
-        return np.concatenate([base, base - self.height / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)])
+        return np.concatenate(
+            [base, base - self.height / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)]
+        )
 
     def contact(self) -> None:
         return None
@@ -50,7 +64,10 @@ class Fence:
             world = np.stack([x0 + (x1 - x0) * t, np.asarray(up) + 0 * t, z0 + (z1 - z0) * t], 1)
             return canvas.camera.project(world)
 
-        whole = points(np.array((0.0, length, length, 0.0)), np.array((0.0, 0.0, self.height * 1.08, self.height * 1.08)))
+        whole = points(
+            np.array((0.0, length, length, 0.0)),
+            np.array((0.0, 0.0, self.height * 1.08, self.height * 1.08)),
+        )
         sprite = Sprite(canvas.camera, whole)
         if not sprite.visible:
             return
@@ -58,7 +75,9 @@ class Fence:
         if normal[2] > 0:
             normal = -normal
         lit = canvas.light.shade(tuple(normal))
-        outline = points(np.array((0.0, length, length, 0.0)), np.array((0.0, 0.0, self.height, self.height)))
+        outline = points(
+            np.array((0.0, length, length, 0.0)), np.array((0.0, 0.0, self.height, self.height))
+        )
         sprite.polygon(outline, self.color * lit * 0.5)  # the gaps between the boards
         starts = np.arange(0.0, length - self.board, self.board)
         along = starts[:, None] + self.board * np.array((0.0, 0.8, 0.8, 0.0))
@@ -88,21 +107,29 @@ class Lamp:
 
     def shadow(self, light: Light) -> np.ndarray:
         base = np.array([(self.x - 0.06, 0, self.z), (self.x + 0.06, 0, self.z)])
-        return np.concatenate([base, base - 4.0 / max(float(light.sun[1]), 0.3) * light.sun * (1, 0, 1)])
+        return np.concatenate(
+            [base, base - 4.0 / max(float(light.sun[1]), 0.3) * light.sun * (1, 0, 1)]
+        )
 
     def contact(self) -> None:
         return None
 
     def paint(self, canvas: Canvas, rng: Generator) -> None:
         tall = 5.2
-        corners = np.array([(self.x - abs(self.reach) - 0.4, 0, self.z), (self.x + abs(self.reach) + 0.4, tall + 0.3, self.z)])
+        corners = np.array(
+            [
+                (self.x - abs(self.reach) - 0.4, 0, self.z),
+                (self.x + abs(self.reach) + 0.4, tall + 0.3, self.z),
+            ]
+        )
         sprite = Sprite(canvas.camera, canvas.camera.project(corners))
         if not sprite.visible:
             return
         metal = np.full(3, rng.uniform(0.15, 0.5)) * canvas.light.shade((0, 0, -1))
 
         def bar(x0: float, x1: float, y0: float, y1: float) -> None:
-            quad = np.array([(x0, y0, 0), (x1, y0, 0), (x1, y1, 0), (x0, y1, 0)]) + (self.x, 0, self.z)
+            corners = np.array([(x0, y0, 0), (x1, y0, 0), (x1, y1, 0), (x0, y1, 0)])
+            quad = corners + np.array((self.x, 0, self.z))
             sprite.polygon(canvas.camera.project(quad), metal)
 
         bar(-0.09, 0.09, 0, tall)

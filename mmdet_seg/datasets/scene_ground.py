@@ -1,7 +1,8 @@
 """The ground plane: grass, road, sidewalk and water, textured in world coordinates.
 
-Every pixel below the horizon sees one point (X, Z) of the ground; its class follows from a plan in metres,
-so that roads narrow towards the horizon and paving stones shrink as they do in a photograph.
+Every pixel below the horizon sees one point (X, Z) of the ground; its class follows from a plan
+in metres, so that roads narrow towards the horizon and paving stones shrink as they do in a
+photograph.
 
 Shapes::
 
@@ -18,11 +19,13 @@ from mmdet_seg.datasets.scene_canvas import Canvas
 from mmdet_seg.datasets.scene_classes import IDS
 from mmdet_seg.datasets.textures import noise_tile, pick_color, sample_tile
 
-_GRASS = np.array([(0.32, 0.47, 0.16), (0.40, 0.50, 0.19), (0.27, 0.42, 0.15), (0.50, 0.52, 0.24)])
-_ASPHALT = np.array([(0.31, 0.31, 0.33), (0.38, 0.37, 0.37), (0.25, 0.25, 0.27), (0.36, 0.34, 0.33)])
-_PAVING = np.array([(0.60, 0.58, 0.55), (0.66, 0.59, 0.50), (0.60, 0.46, 0.40), (0.52, 0.51, 0.50)])
+_GRASS = np.array([(0.34, 0.52, 0.16), (0.42, 0.55, 0.19), (0.30, 0.47, 0.15), (0.50, 0.55, 0.22)])
+_ASPHALT = np.array(
+    [(0.30, 0.30, 0.33), (0.36, 0.36, 0.38), (0.25, 0.25, 0.28), (0.34, 0.33, 0.34)]
+)
+_PAVING = np.array([(0.70, 0.62, 0.52), (0.66, 0.50, 0.43), (0.72, 0.66, 0.58), (0.62, 0.56, 0.52)])
 _MARKING = np.array((0.82, 0.82, 0.76), np.float32)
-_DEPTHS = np.array([(0.10, 0.22, 0.28), (0.14, 0.26, 0.22), (0.16, 0.20, 0.24), (0.24, 0.24, 0.18)])
+_DEPTHS = np.array([(0.06, 0.28, 0.40), (0.08, 0.34, 0.36), (0.10, 0.26, 0.40), (0.14, 0.32, 0.30)])
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,15 @@ class _Surface:
         bottom: Row after the last one.
     """
 
-    def __init__(self, canvas: Canvas, rng: Generator, tile: np.ndarray, top: int, bottom: int) -> None:
+    def __init__(
+        self, canvas: Canvas, rng: Generator, tile: np.ndarray, top: int, bottom: int
+    ) -> None:
         camera = canvas.camera
         self.canvas, self.rng, self.tile, self.top = canvas, rng, tile, top
         rows = np.arange(top, bottom, dtype=np.float32) + 0.5 - camera.horizon
-        self.z_column = (camera.focal * camera.elevation / np.maximum(rows, 0.25))[:, None]  # (h, 1)
+        self.z_column = (camera.focal * camera.elevation / np.maximum(rows, 0.25))[
+            :, None
+        ]  # (h, 1)
         columns = np.arange(camera.width, dtype=np.float32) + 0.5 - camera.center
         self.x = columns[None] * (self.z_column / camera.focal)
         self.z = np.broadcast_to(self.z_column, self.x.shape)
@@ -96,9 +103,10 @@ class _Surface:
         return (first * (1 - mix) + second * mix) * (1 + blades)[..., None]
 
     def road(self, offset: np.ndarray, half_width: float, marked: bool) -> np.ndarray:
-        color = pick_color(self.rng, _ASPHALT) * (
-            1 + 0.12 * self.grain(5.0) + 0.14 * self.grain(0.15)
-        )[..., None]
+        color = (
+            pick_color(self.rng, _ASPHALT)
+            * (1 + 0.12 * self.grain(5.0) + 0.14 * self.grain(0.15))[..., None]
+        )
         if not marked:
             return color
         along = np.mod(self.z_column + self.rng.uniform(0, 6), 6.0)
@@ -136,7 +144,7 @@ class _Surface:
             borderMode=cv2.BORDER_REFLECT_101,
         )
         body = pick_color(self.rng, _DEPTHS) * (light.ambient + light.sun_color * 0.6)
-        grazing = np.clip(1 - 6 / (6 + self.z_column), 0.25, 0.9)[..., None]
+        grazing = np.clip(1 - 20 / (20 + self.z_column), 0.2, 0.6)[..., None]
         color = body * (1 - grazing) + mirror * grazing
         return color * (1 + 0.22 * ripples)[..., None]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from mmdet_seg.datasets.scene_backdrop import paint_mountains, paint_skyline, paint_treeline
+from mmdet_seg.datasets.scene_boats import Boat
 from mmdet_seg.datasets.scene_buildings import Building, make_facade
 from mmdet_seg.datasets.scene_camera import Camera, Light
 from mmdet_seg.datasets.scene_canvas import Canvas
@@ -21,7 +22,7 @@ from mmdet_seg.datasets.scene_figures import Cow, Person
 from mmdet_seg.datasets.scene_fixtures import Fence, Lamp
 from mmdet_seg.datasets.scene_ground import Band, GroundPlan, Strip
 from mmdet_seg.datasets.scene_plants import Shrub, Tree
-from mmdet_seg.datasets.scene_vehicles import Boat, Bus, Car, Pose
+from mmdet_seg.datasets.scene_vehicles import Bus, Car, Pose
 
 
 class SceneObject(Protocol):
@@ -106,7 +107,9 @@ class _Planner:
     def vehicle(self, pose: Pose, bus: float) -> SceneObject:
         return Bus.draw(self.rng, pose) if self.chance(bus) else Car.draw(self.rng, pose)
 
-    def walkers(self, layout: Layout, x: tuple[float, float], z: tuple[float, float], most: int) -> None:
+    def walkers(
+        self, layout: Layout, x: tuple[float, float], z: tuple[float, float], most: int
+    ) -> None:
         """People between two X, alone and in groups; far away sometimes a crowd."""
         for _ in range(int(self.rng.integers(0, most + 1))):
             at = self.depth(*z)
@@ -115,11 +118,15 @@ class _Planner:
             if high <= low:
                 continue
             where = float(self.rng.uniform(low, high))
-            if at > 9 and self.chance(0.12):
-                layout.objects.append(Person.draw(self.rng, where, at, crowd=int(self.rng.integers(5, 10))))
+            if at > 6 and self.chance(0.12):
+                layout.objects.append(
+                    Person.draw(self.rng, where, at, crowd=int(self.rng.integers(5, 10)))
+                )
                 continue
             for index in range(1 + int(self.chance(0.3)) + int(self.chance(0.1))):
-                layout.objects.append(Person.draw(self.rng, where + 0.55 * index, at + self.rng.uniform(0, 0.4)))
+                layout.objects.append(
+                    Person.draw(self.rng, where + 0.55 * index, at + self.rng.uniform(0, 0.4))
+                )
 
     def street(self) -> Layout:
         rng = self.rng
@@ -132,7 +139,7 @@ class _Planner:
             Strip('sidewalk', middle, half + pavement),
             Strip('road', middle, half, marked=self.chance(0.8)),
         ]
-        layout = Layout('street', camera, plan, self.horizon_filling(0.5, 0.4, 0.25))
+        layout = Layout('street', camera, plan, self.horizon_filling(0.55, 0.4, 0.12))
         for side in (-1, 1):
             edge = middle + side * (half + pavement)
             built = self.chance(0.72)
@@ -142,7 +149,7 @@ class _Planner:
                 self._park(layout, side, edge)
             for z in np.arange(rng.uniform(6, 12), 45, rng.uniform(9, 16)):
                 spot = edge - side * 0.5
-                if self.chance(0.45):
+                if self.chance(0.3):
                     layout.objects.append(Tree.draw(rng, spot, float(z), 4.0, 7.5))
                 elif self.chance(0.3):
                     layout.objects.append(Lamp(spot, float(z), -side * 1.2))
@@ -150,17 +157,17 @@ class _Planner:
                 for z in np.arange(rng.uniform(4, 8), 25, rng.uniform(3, 6)):
                     layout.objects.append(Shrub.draw(rng, edge + side * 0.3, float(z)))
             inner = middle + side * (half + 0.3)
-            self.walkers(layout, (min(inner, edge), max(inner, edge)), (4, 14), 4)
+            self.walkers(layout, (min(inner, edge), max(inner, edge)), (3.2, 8.5), 4)
             self._lane(layout, side, middle, half)
         if self.chance(0.35):
-            self.walkers(layout, (middle - half, middle + half), (5, 11), 2)
+            self.walkers(layout, (middle - half, middle + half), (4, 8), 2)
         return layout
 
     def _street_houses(self, layout: Layout, side: int, front: float) -> None:
         rng = self.rng
         z = float(rng.uniform(-2, 8))
         low = self.chance(0.4)
-        while z < 75:
+        while z < 60:
             deep, wide = float(rng.uniform(8, 18)), float(rng.uniform(8, 14))
             near = max(z, 1.5)
             left, right = (front, front + wide) if side > 0 else (front - wide, front)
@@ -172,12 +179,18 @@ class _Planner:
         rng = self.rng
         if self.chance(0.6):
             near = float(rng.uniform(2.5, 6))
-            layout.objects.append(Fence.draw(rng, (edge + side * 0.4, near), (edge + side * 0.4, near + rng.uniform(12, 25))))
-        for _ in range(int(rng.integers(2, 7))):
-            z = self.depth(8, 50)
+            layout.objects.append(
+                Fence.draw(
+                    rng, (edge + side * 0.4, near), (edge + side * 0.4, near + rng.uniform(12, 25))
+                )
+            )
+        for _ in range(int(rng.integers(1, 5))):
+            z = self.depth(10, 40)
             layout.objects.append(Tree.draw(rng, edge + side * rng.uniform(2, 14), z))
         for _ in range(int(rng.integers(1, 5))):
-            layout.objects.append(Shrub.draw(rng, edge + side * rng.uniform(1, 6), self.depth(5, 25)))
+            layout.objects.append(
+                Shrub.draw(rng, edge + side * rng.uniform(1, 6), self.depth(5, 25))
+            )
 
     def _lane(self, layout: Layout, side: int, middle: float, half: float) -> None:
         """Traffic on one side of a road that leads away: parked at the kerb and driving."""
@@ -191,6 +204,7 @@ class _Planner:
                 pose = Pose(x + rng.uniform(-0.15, 0.15), z + 2, yaw + rng.uniform(-0.04, 0.04))
                 vehicle = self.vehicle(pose, 0.06 if parked else 0.3)
                 if isinstance(vehicle, Bus):
+                    z = max(z, 4.5)
                     vehicle = Bus(Pose(x, z + 4.5, yaw), vehicle.paint_color, vehicle.trim)
                     z += 6
                 layout.objects.append(vehicle)
@@ -208,7 +222,7 @@ class _Planner:
         plan.parts = [Band('sidewalk', far, far + pavement), Band('road', near, far)]
         if plan.base == 'grass':
             plan.parts.insert(0, Band('sidewalk', near - 1.5, near))
-        layout = Layout('square', camera, plan, self.horizon_filling(0.4, 0.45, 0.2))
+        layout = Layout('square', camera, plan, self.horizon_filling(0.45, 0.4, 0.1))
         low, high = camera.half_view(houses)
         x = low - float(rng.uniform(0, 6))
         low_houses = self.chance(0.5)
@@ -219,7 +233,9 @@ class _Planner:
                 layout.buildings.append(self.house(x, x + width, deep, 9.0, low_houses))
             else:
                 for _ in range(int(rng.integers(1, 4))):
-                    layout.objects.append(Tree.draw(rng, float(rng.uniform(x, x + width)), houses + 4))
+                    layout.objects.append(
+                        Tree.draw(rng, float(rng.uniform(x, x + width)), houses + 4)
+                    )
             x += width + (float(rng.uniform(1, 5)) if self.chance(0.4) else 0.0)
         for lane, yaw in ((near + 0.27 * wide, -np.pi / 2), (near + 0.73 * wide, np.pi / 2)):
             low, high = camera.half_view(lane)
@@ -240,7 +256,9 @@ class _Planner:
             layout.objects.append(Tree.draw(rng, self.across(camera, z), z, 3.5, 6.5))
         for _ in range(int(rng.integers(0, 4))):
             z = houses - 0.6 if self.chance(0.6) else near * 0.8
-            layout.objects.append(Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.2, 4.0))))
+            layout.objects.append(
+                Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.2, 4.0)))
+            )
         if self.chance(0.25):
             z = houses - 0.8
             x = self.across(camera, z)
@@ -253,8 +271,8 @@ class _Planner:
         rng = self.rng
         camera = self.camera((1.8, 5.0), (0.32, 0.52))
         plan = GroundPlan('grass')
-        if self.chance(0.3):
-            near = float(rng.uniform(22, 40))
+        if self.chance(0.25):
+            near = float(rng.uniform(13, 24))
             plan.parts.append(Band('water', near, near * rng.uniform(2.0, 5.0), wander=0.18))
         x, half = float(rng.uniform(-9, 9)), float(rng.uniform(2.2, 3.6))
         slope, bend = float(rng.uniform(-0.35, 0.35)), float(rng.uniform(-0.006, 0.006))
@@ -281,22 +299,24 @@ class _Planner:
             for _ in range(herd):
                 z = max(5.0, z0 + float(rng.normal(0, 2.0)))
                 layout.objects.append(Cow.draw(rng, x0 + float(rng.normal(0, 3.0)), z))
-        for _ in range(int(rng.integers(2, 9))):
-            z = self.depth(10, 60)
+        for _ in range(int(rng.integers(1, 6))):
+            z = self.depth(12, 50)
             layout.objects.append(Tree.draw(rng, self.across(camera, z, -0.1), z))
         for _ in range(int(rng.integers(1, 7))):
             z = self.depth(5, 16)
-            layout.objects.append(Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.2, 4))))
-        if self.chance(0.65):
+            layout.objects.append(
+                Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.2, 4)))
+            )
+        if self.chance(0.7):
             self._meadow_fence(layout)
-        self.walkers(layout, (-50, 50), (5, 12), 3)
+        self.walkers(layout, (-50, 50), (4, 9), 3)
         return layout
 
     def _meadow_fence(self, layout: Layout) -> None:
         """A fence across the view, or away from the camera along one side."""
         rng = self.rng
         if self.chance(0.6):
-            z = self.depth(5, 11)
+            z = self.depth(4.5, 9)
             low, high = layout.camera.half_view(z)
             start = low - 1 if self.chance(0.5) else float(rng.uniform(low, (low + high) / 2))
             end = high + 1 if self.chance(0.5) else float(rng.uniform((low + high) / 2, high))
@@ -305,7 +325,11 @@ class _Planner:
         else:
             side = float(rng.choice((-1, 1)))
             x = side * float(rng.uniform(1.5, 4))
-            layout.objects.append(Fence.draw(rng, (x, 3.0), (x + side * rng.uniform(0, 5), float(rng.uniform(15, 30)))))
+            layout.objects.append(
+                Fence.draw(
+                    rng, (x, 3.0), (x + side * rng.uniform(0, 5), float(rng.uniform(15, 30)))
+                )
+            )
 
     def shore(self) -> Layout:
         rng = self.rng
@@ -313,31 +337,42 @@ class _Planner:
         near = float(rng.uniform(1.25, 2.2)) * camera.ground_distance(self.height)
         base = 'sidewalk' if self.chance(0.5) else 'grass'
         plan = GroundPlan(base)
-        far = float(rng.uniform(60, 150)) if self.chance(0.6) else 4000.0
+        far = float(rng.uniform(60, 150)) if self.chance(0.35) else 4000.0
         plan.parts = [Band('water', near, far, wander=0.0 if base == 'sidewalk' else 0.2)]
         if far < 4000 and base == 'sidewalk':
             plan.parts.insert(0, Band('grass', far * 0.9, 1e5))
-        layout = Layout('shore', camera, plan, self.horizon_filling(0.7, 0.4, 0.4))
+        layout = Layout('shore', camera, plan, self.horizon_filling(0.75, 0.35, 0.25))
         for _ in range(int(rng.integers(2, 7))):
-            z = self.depth(near * 1.3, max(near * 2.2, 20))
-            yaw = float(rng.uniform(0, 2 * np.pi)) if self.chance(0.4) else float(rng.choice((-1.3, 1.3)))
+            z = self.depth(near * 1.25, max(near * 2.0, 15))
+            yaw = (
+                float(rng.uniform(0, 2 * np.pi))
+                if self.chance(0.4)
+                else float(rng.choice((-1.3, 1.3)))
+            )
             layout.objects.append(Boat.draw(rng, Pose(self.across(camera, z), z, yaw)))
         edge = near * (0.97 if base == 'sidewalk' else 0.75)
         if self.chance(0.4):
             low, high = camera.half_view(edge)
             start = low - 1 if self.chance(0.6) else float(rng.uniform(low, high))
-            layout.objects.append(Fence.draw(rng, (start, edge), (start + rng.uniform(4, 14), edge)))
+            layout.objects.append(
+                Fence.draw(rng, (start, edge), (start + rng.uniform(4, 14), edge))
+            )
         self.walkers(layout, (-50, 50), (min(4.0, edge * 0.7), edge * 0.95), 4)
         for _ in range(int(rng.integers(0, 3)) if edge > 8 else int(self.chance(0.25))):
             z = max(6.0, float(rng.uniform(0.75, 0.95)) * edge)
             layout.objects.append(Tree.draw(rng, self.across(camera, z, -0.1), z, 4.0, 7.0))
         for _ in range(int(rng.integers(0, 4))):
             z = float(rng.uniform(0.7, 0.95)) * edge
-            layout.objects.append(Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.0, 3.0))))
+            layout.objects.append(
+                Shrub.draw(rng, self.across(camera, z), z, float(rng.uniform(1.0, 3.0)))
+            )
         if base == 'grass' and edge > 8 and self.chance(0.75):
             z = max(7.0, edge * 0.8)
             x = self.across(camera, z)
-            layout.objects.extend(Cow.draw(rng, x + 2.4 * i, z + rng.uniform(-1, 1)) for i in range(int(rng.integers(1, 4))))
+            layout.objects.extend(
+                Cow.draw(rng, x + 2.4 * i, z + rng.uniform(-1, 1))
+                for i in range(int(rng.integers(1, 4)))
+            )
         return layout
 
 

@@ -15,14 +15,22 @@ from mmdet_seg.datasets.scene_canvas import Canvas, Sprite
 from mmdet_seg.datasets.scene_classes import IDS
 from mmdet_seg.datasets.textures import fractal_noise, pick_color
 
-_LEAVES = np.array([
-    (0.20, 0.36, 0.12), (0.28, 0.42, 0.14), (0.15, 0.28, 0.13), (0.38, 0.44, 0.18), (0.60, 0.42, 0.14),
-    (0.52, 0.24, 0.14),
-])  # fmt: skip
-_LEAF_SHARES = np.array((0.3, 0.26, 0.2, 0.12, 0.07, 0.05))
+_LEAVES = np.array(
+    [
+        (0.17, 0.32, 0.10),
+        (0.22, 0.36, 0.11),
+        (0.13, 0.26, 0.11),
+        (0.28, 0.36, 0.13),
+        (0.60, 0.40, 0.12),
+        (0.50, 0.22, 0.12),
+    ]
+)
+_LEAF_SHARES = np.array((0.32, 0.28, 0.2, 0.12, 0.05, 0.03))
 _BARK = np.array([(0.30, 0.23, 0.17), (0.42, 0.37, 0.32), (0.24, 0.20, 0.18)])
-_BUSHES = np.array([(0.22, 0.42, 0.26), (0.18, 0.36, 0.26), (0.36, 0.50, 0.26), (0.46, 0.34, 0.26), (0.30, 0.46, 0.38)])
-_FLOWERS = np.array([(0.86, 0.30, 0.40), (0.92, 0.82, 0.30), (0.90, 0.88, 0.92), (0.62, 0.38, 0.75)])
+_BUSHES = np.array([(0.22, 0.46, 0.32), (0.18, 0.40, 0.30), (0.32, 0.52, 0.36), (0.26, 0.48, 0.42)])
+_FLOWERS = np.array(
+    [(0.86, 0.30, 0.40), (0.92, 0.82, 0.30), (0.90, 0.88, 0.92), (0.62, 0.38, 0.75)]
+)
 
 
 def _foliage(
@@ -43,8 +51,12 @@ def _foliage(
     x = np.linspace(-1, 1, w, dtype=np.float32)[None] * side
     y = np.linspace(1, -1, h, dtype=np.float32)[:, None]
     lit = light.shade((0, 0.5, -0.8))
-    bright = 0.92 + 0.28 * relief + 0.2 * x * float(light.sun_color.mean()) + 0.22 * y + 0.16 * bunches
-    return np.clip(color * lit * bright[..., None], 0, 1).astype(np.float32), alpha.astype(np.float32)
+    bright = (
+        0.92 + 0.28 * relief + 0.2 * x * float(light.sun_color.mean()) + 0.22 * y + 0.16 * bunches
+    )
+    return np.clip(color * lit * bright[..., None], 0, 1).astype(np.float32), alpha.astype(
+        np.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,9 @@ class Tree:
     leaves: np.ndarray
 
     @classmethod
-    def draw(cls, rng: Generator, x: float, z: float, low: float = 4.5, high: float = 11.0) -> 'Tree':
+    def draw(
+        cls, rng: Generator, x: float, z: float, low: float = 4.5, high: float = 11.0
+    ) -> 'Tree':
         """A tree of any kind, with a height range in metres."""
         kind = str(rng.choice(['round', 'conifer', 'column'], p=[0.62, 0.23, 0.15]))
         color = _LEAVES[rng.choice(len(_LEAVES), p=_LEAF_SHARES)]
@@ -79,7 +93,12 @@ class Tree:
         reach = min(0.6 * self.height / max(float(light.sun[1]), 0.25), 12.0)
         shift = -reach * light.sun
         return np.stack(
-            [self.x + shift[0] + radius * np.cos(turn), 0 * turn, self.z + shift[2] + radius * np.sin(turn)], 1
+            [
+                self.x + shift[0] + radius * np.cos(turn),
+                0 * turn,
+                self.z + shift[2] + radius * np.sin(turn),
+            ],
+            1,
         )
 
     def contact(self) -> np.ndarray:
@@ -89,13 +108,26 @@ class Tree:
         camera, light = canvas.camera, canvas.light
         scale = camera.scale(self.z)
         foot = camera.project(np.array([(self.x, 0.0, self.z)]))[0]
-        clear = self.height * {'round': rng.uniform(0.16, 0.34), 'conifer': 0.06, 'column': 0.08}[self.kind]
+        clear = (
+            self.height
+            * {'round': rng.uniform(0.16, 0.34), 'conifer': 0.06, 'column': 0.08}[self.kind]
+        )
         thick = self.height * 0.022
-        trunk = np.array(((-thick, 0.0), (thick, 0.0), (thick * 0.7, self.height * 0.6), (-thick * 0.7, self.height * 0.6)))
+        trunk = np.array(
+            (
+                (-thick, 0.0),
+                (thick, 0.0),
+                (thick * 0.7, self.height * 0.6),
+                (-thick * 0.7, self.height * 0.6),
+            )
+        )
         outline = foot + trunk * (scale, -scale)
         sprite = Sprite(camera, outline)
         if sprite.visible:
-            sprite.polygon(outline, pick_color(rng, _BARK) * light.shade((0.3 * np.sign(light.sun[0]), 0, -0.9)))
+            sprite.polygon(
+                outline,
+                pick_color(rng, _BARK) * light.shade((0.3 * np.sign(light.sun[0]), 0, -0.9)),
+            )
             canvas.paint(sprite.top, sprite.left, *sprite.finish(), IDS['tree'], self.z)
         w = max(3, round(self.crown_width * scale * 1.3))
         h = max(3, round((self.height - clear) * scale * 1.2))
@@ -109,7 +141,9 @@ class Tree:
             field = np.minimum(0.7 * y + tier - 0.05 - np.abs(x), (0.9 - y) * 6)
         else:
             field = (0.68 if self.kind == 'round' else 0.85) - x**2 - ((y - 0.5) * 2) ** 2
-        color, alpha = _foliage(rng, light, h, w, self.leaves, field, max(2.5, min(h / 5, 1.3 * scale)))
+        color, alpha = _foliage(
+            rng, light, h, w, self.leaves, field, max(2.5, min(h / 5, 1.3 * scale))
+        )
         canvas.paint(top, left, color, alpha, IDS['tree'], self.z)
 
 
@@ -128,7 +162,7 @@ class Shrub:
     def draw(cls, rng: Generator, x: float, z: float, width: float | None = None) -> 'Shrub':
         """A shrub of any kind; ``width`` in metres."""
         width = float(width or rng.uniform(1.4, 3.2))
-        flowers = pick_color(rng, _FLOWERS) if rng.random() < 0.6 else None
+        flowers = pick_color(rng, _FLOWERS) if rng.random() < 0.75 else None
         return cls(x, z, width, float(rng.uniform(0.8, 1.7)), pick_color(rng, _BUSHES), flowers)
 
     @property
@@ -137,7 +171,9 @@ class Shrub:
 
     def shadow(self, light: Light) -> np.ndarray:
         base = self.contact()
-        return np.concatenate([base, base - self.height / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)])
+        return np.concatenate(
+            [base, base - self.height / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)]
+        )
 
     def contact(self) -> np.ndarray:
         half = self.width / 2
@@ -156,6 +192,6 @@ class Shrub:
         field = np.minimum(0.9 - np.abs(x) ** 5 - y**3, (0.75 - np.abs(x)) * 4)
         color, alpha = _foliage(rng, light, h, w, self.leaves, field, max(2.0, 0.4 * scale))
         if self.flowers is not None:
-            dots = fractal_noise(rng, h, w, max(1.6, 0.07 * scale), 1) > 0.5
+            dots = fractal_noise(rng, h, w, max(1.6, 0.07 * scale), 1) > 0.4
             color = np.where(dots[..., None], self.flowers * light.shade((0, 0.5, -0.8)), color)
         canvas.paint(top, left, np.clip(color, 0, 1), alpha, IDS['plant'], self.z)

@@ -21,7 +21,7 @@ def photograph(rng: Generator, image: np.ndarray) -> np.ndarray:
     warmth = rng.normal(0, 0.03)
     balance = np.array((1 + warmth, 1 + rng.normal(0, 0.012), 1 - warmth), np.float32)
     level = float(image.mean())
-    exposure = (rng.uniform(0.42, 0.56) / max(level, 0.08)) ** 0.85
+    exposure = (rng.uniform(0.43, 0.54) / max(level, 0.08)) ** 0.9
     image = image * (balance * np.float32(exposure))
 
     y = np.linspace(-1, 1, h, dtype=np.float32)[:, None]

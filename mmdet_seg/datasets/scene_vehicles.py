@@ -1,7 +1,7 @@
-"""Cars, buses and boats: side profiles drawn out to solids and seen in true perspective.
+"""Cars and buses: side profiles drawn out to solids and seen in true perspective.
 
-A profile is a closed outline in (length, height), metres, rear to front over the top; its half widths give
-each point's distance from the plane of symmetry.
+A profile is a closed outline in (length, height), metres, rear to front over the top; its half
+widths give each point's distance from the plane of symmetry.
 
 Shapes::
 
@@ -17,23 +17,65 @@ from numpy.random import Generator
 from mmdet_seg.datasets.scene_camera import Camera, Light
 from mmdet_seg.datasets.scene_canvas import Canvas, Sprite
 from mmdet_seg.datasets.scene_classes import IDS
-from mmdet_seg.datasets.textures import fractal_noise, jitter, pick_color
+from mmdet_seg.datasets.textures import fractal_noise, pick_color
 
-_PAINTS = np.array([
-    (0.85, 0.85, 0.86), (0.60, 0.61, 0.63), (0.36, 0.37, 0.39), (0.12, 0.12, 0.13), (0.66, 0.13, 0.12),
-    (0.15, 0.26, 0.55), (0.20, 0.36, 0.24), (0.45, 0.38, 0.30), (0.78, 0.62, 0.20), (0.35, 0.52, 0.62),
-])  # fmt: skip
-_LIVERIES = np.array([
-    (0.75, 0.14, 0.12), (0.86, 0.68, 0.15), (0.16, 0.34, 0.62), (0.84, 0.84, 0.80), (0.20, 0.46, 0.26),
-    (0.85, 0.45, 0.15),
-])  # fmt: skip
-_HULLS = np.array([(0.86, 0.86, 0.84), (0.20, 0.30, 0.50), (0.55, 0.36, 0.22), (0.70, 0.18, 0.15), (0.22, 0.42, 0.40)])
-_GLASS = np.array((0.14, 0.16, 0.19))
+_PAINTS = np.array(
+    [
+        (0.88, 0.88, 0.90),
+        (0.62, 0.63, 0.66),
+        (0.36, 0.37, 0.39),
+        (0.10, 0.10, 0.12),
+        (0.76, 0.10, 0.10),
+        (0.10, 0.22, 0.62),
+        (0.70, 0.12, 0.14),
+        (0.12, 0.36, 0.66),
+        (0.16, 0.36, 0.24),
+        (0.84, 0.84, 0.88),
+    ]
+)
+LIVERIES = np.array(
+    [
+        (0.92, 0.74, 0.08),
+        (0.95, 0.66, 0.06),
+        (0.90, 0.78, 0.16),
+        (0.88, 0.14, 0.10),
+        (0.90, 0.36, 0.06),
+        (0.16, 0.34, 0.66),
+    ]
+)
+GLASS = np.array((0.14, 0.16, 0.19))
 _CAR_PROFILES = (
-    ((-2.1, 0.3), (-2.15, 0.85), (-1.55, 0.98), (-1.1, 1.4), (0.25, 1.42), (1.0, 0.95), (2.05, 0.78), (2.15, 0.3)),
-    ((-1.9, 0.3), (-1.98, 0.95), (-1.9, 1.0), (-1.55, 1.48), (0.3, 1.5), (1.05, 1.0), (1.85, 0.82), (1.95, 0.3)),
-    ((-2.2, 0.4), (-2.3, 1.1), (-2.2, 1.15), (-2.0, 1.75), (0.2, 1.78), (1.0, 1.15), (2.1, 1.0), (2.25, 0.4)),
-)  # fmt: skip
+    (
+        (-2.1, 0.3),
+        (-2.15, 0.85),
+        (-1.55, 0.98),
+        (-1.1, 1.4),
+        (0.25, 1.42),
+        (1.0, 0.95),
+        (2.05, 0.78),
+        (2.15, 0.3),
+    ),
+    (
+        (-1.9, 0.3),
+        (-1.98, 0.95),
+        (-1.9, 1.0),
+        (-1.55, 1.48),
+        (0.3, 1.5),
+        (1.05, 1.0),
+        (1.85, 0.82),
+        (1.95, 0.3),
+    ),
+    (
+        (-2.2, 0.4),
+        (-2.3, 1.1),
+        (-2.2, 1.15),
+        (-2.0, 1.75),
+        (0.2, 1.78),
+        (1.0, 1.15),
+        (2.1, 1.0),
+        (2.25, 0.4),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +85,10 @@ class Pose:
     x: float
     z: float
     yaw: float
+
+    def nearest(self, half_length: float) -> float:
+        """Distance of the end that is nearer to the camera."""
+        return float(self.z - half_length * abs(np.cos(self.yaw)))
 
     def world(self, local: np.ndarray) -> np.ndarray:
         """(N, 3) along, up, across to (N, 3) world."""
@@ -55,7 +101,7 @@ class Pose:
         return points
 
 
-class _Solid:
+class Solid:
     """A profile drawn out sideways, and what its faces receive of the light."""
 
     def __init__(
@@ -77,7 +123,10 @@ class _Solid:
 
     def hull(self) -> np.ndarray:
         """Pixels (2K, 2) whose bounding box holds the solid."""
-        both = [self.pixels(self.profile[:, 0], self.profile[:, 1], s * self.half_widths) for s in (-1, 1)]
+        both = [
+            self.pixels(self.profile[:, 0], self.profile[:, 1], s * self.half_widths)
+            for s in (-1, 1)
+        ]
         return np.concatenate(both)
 
     def strips(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -105,21 +154,25 @@ class _Solid:
 
     def side_quad(self, l0: float, l1: float, y0: float, y1: float, across: float) -> np.ndarray:
         """Pixels (4, 2) of an upright rectangle on the side that is seen."""
-        return self.pixels(np.array((l0, l1, l1, l0)), np.array((y0, y0, y1, y1)), self.side * across)
+        return self.pixels(
+            np.array((l0, l1, l1, l0)), np.array((y0, y0, y1, y1)), self.side * across
+        )
 
     def wheel(self, along: float, radius: float, across: float) -> np.ndarray:
         """Pixels (12, 2) of a wheel on the side that is seen."""
         turn = np.linspace(0, 2 * np.pi, 13)[:-1]
-        return self.pixels(along + radius * np.cos(turn), radius + radius * np.sin(turn), self.side * across)
+        return self.pixels(
+            along + radius * np.cos(turn), radius + radius * np.sin(turn), self.side * across
+        )
 
 
-def _inset(quad: np.ndarray, amount: float) -> np.ndarray:
+def inset(quad: np.ndarray, amount: float) -> np.ndarray:
     """Shrink a polygon towards its middle."""
     return quad + (quad.mean(0) - quad) * amount
 
 
-def _footprint(pose: Pose, length: float, half_width: float) -> np.ndarray:
-    corners = [(l, 0.0, s) for l in (-length / 2, length / 2) for s in (-half_width, half_width)]
+def footprint(pose: Pose, length: float, half_width: float) -> np.ndarray:
+    corners = [(x, 0.0, z) for x in (-length / 2, length / 2) for z in (-half_width, half_width)]
     return pose.world(np.array(corners))
 
 
@@ -138,22 +191,26 @@ class Car:
 
     @property
     def distance(self) -> float:
-        return self.pose.z
+        return self.pose.nearest(2.1)
 
     def shadow(self, light: Light) -> np.ndarray:
-        base = _footprint(self.pose, 4.2, 0.85)
-        return np.concatenate([base, base - 1.1 / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)])
+        base = footprint(self.pose, 4.2, 0.85)
+        return np.concatenate(
+            [base, base - 1.1 / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)]
+        )
 
     def contact(self) -> np.ndarray:
-        return _footprint(self.pose, 4.2, 0.85)
+        return footprint(self.pose, 4.2, 0.85)
 
     def paint(self, canvas: Canvas, rng: Generator) -> None:
         profile = np.array(_CAR_PROFILES[self.kind])
         half = np.full(len(profile), 0.88)
         half[3:5] = 0.68  # the roof is narrower
-        solid = _Solid(canvas.camera, canvas.light, self.pose, profile, half)
-        ground = _footprint(self.pose, 4.4, 0.9)
-        sprite = Sprite(canvas.camera, np.concatenate([solid.hull(), canvas.camera.project(ground)]))
+        solid = Solid(canvas.camera, canvas.light, self.pose, profile, half)
+        ground = footprint(self.pose, 4.4, 0.9)
+        sprite = Sprite(
+            canvas.camera, np.concatenate([solid.hull(), canvas.camera.project(ground)])
+        )
         if not sprite.visible:
             return
         paint, light = self.paint_color, canvas.light
@@ -166,7 +223,7 @@ class Car:
         for index, face, lit in solid.strips():
             sprite.polygon(face, paint * lit)
             if index in (2, 4):
-                sprite.polygon(_inset(face, 0.16), (_GLASS + sky * 0.5) * lit.clip(0.5))
+                sprite.polygon(inset(face, 0.16), (GLASS + sky * 0.5) * lit.clip(0.5))
             if index in (0, 6):  # rear and front
                 lamp = (0.75, 0.08, 0.06) if index == 0 else (0.92, 0.92, 0.84)
                 low, high = face[:, 1].min(), face[:, 1].max()
@@ -174,22 +231,35 @@ class Car:
                 wide = face[:, 0].max() - face[:, 0].min()
                 for sign in (-0.38, 0.38):
                     y = high - 0.62 * (high - low)
-                    sprite.ellipse(centre[0] + sign * wide, y, 0.09 * wide, 0.1 * (high - low), np.array(lamp))
-                sprite.ellipse(centre[0], high - 0.3 * (high - low), 0.14 * wide, 0.07 * (high - low), np.full(3, 0.8))
+                    sprite.ellipse(
+                        centre[0] + sign * wide, y, 0.09 * wide, 0.1 * (high - low), np.array(lamp)
+                    )
+                sprite.ellipse(
+                    centre[0],
+                    high - 0.3 * (high - low),
+                    0.14 * wide,
+                    0.07 * (high - low),
+                    np.full(3, 0.8),
+                )
         sprite.polygon(solid.side_outline(), paint * solid.side_light)
         rear, front = profile[2, 0], profile[5, 0]
         base, roof = profile[2, 1], profile[3, 1] - 0.08
         for l0, l1, slant0, slant1 in ((rear, -0.35, 0.5, 0.0), (-0.25, front, 0.0, 0.75)):
             window = solid.pixels(
-                np.array((l0 + 0.15, l1 - 0.05, l1 - 0.05 - slant1 * 0.9, l0 + 0.15 + slant0 * 0.7)),
+                np.array(
+                    (l0 + 0.15, l1 - 0.05, l1 - 0.05 - slant1 * 0.9, l0 + 0.15 + slant0 * 0.7)
+                ),
                 np.array((base, base, roof, roof)),
                 solid.side * np.array((0.86, 0.86, 0.7, 0.7)),
             )
-            sprite.polygon(window, (_GLASS + sky * 0.6) * solid.side_light.clip(0.5))
+            sprite.polygon(window, (GLASS + sky * 0.6) * solid.side_light.clip(0.5))
         for wheel in (-1.3, 1.3):
             sprite.polygon(solid.wheel(wheel, 0.34, 0.88), dark)
-            sprite.polygon(solid.wheel(wheel, 0.34, 0.88) * 0.5 + solid.wheel(wheel, 0.34, 0.88).mean(0) * 0.5, np.full(3, 0.45) * solid.side_light)
-        _finish(canvas, rng, sprite, 'car', self.distance)
+            sprite.polygon(
+                solid.wheel(wheel, 0.34, 0.88) * 0.5 + solid.wheel(wheel, 0.34, 0.88).mean(0) * 0.5,
+                np.full(3, 0.45) * solid.side_light,
+            )
+        finish(canvas, rng, sprite, 'car', self.distance)
 
 
 @dataclass(frozen=True)
@@ -203,27 +273,33 @@ class Bus:
     @classmethod
     def draw(cls, rng: Generator, pose: Pose) -> 'Bus':
         """A bus in any livery."""
-        return cls(pose, pick_color(rng, _LIVERIES), pick_color(rng, _LIVERIES))
+        return cls(pose, pick_color(rng, LIVERIES), pick_color(rng, LIVERIES))
 
     @property
     def distance(self) -> float:
-        return self.pose.z
+        return self.pose.nearest(4.5)
 
     def shadow(self, light: Light) -> np.ndarray:
-        base = _footprint(self.pose, 9.0, 1.2)
-        return np.concatenate([base, base - 2.9 / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)])
+        base = footprint(self.pose, 9.0, 1.2)
+        return np.concatenate(
+            [base, base - 2.9 / max(float(light.sun[1]), 0.25) * light.sun * (1, 0, 1)]
+        )
 
     def contact(self) -> np.ndarray:
-        return _footprint(self.pose, 9.0, 1.2)
+        return footprint(self.pose, 9.0, 1.2)
 
     def paint(self, canvas: Canvas, rng: Generator) -> None:
-        profile = np.array(((-4.5, 0.35), (-4.5, 2.95), (-4.3, 3.1), (4.3, 3.1), (4.55, 2.8), (4.6, 0.35)))
-        solid = _Solid(canvas.camera, canvas.light, self.pose, profile, np.full(6, 1.25))
-        ground = _footprint(self.pose, 9.0, 1.25)
-        sprite = Sprite(canvas.camera, np.concatenate([solid.hull(), canvas.camera.project(ground)]))
+        profile = np.array(
+            ((-4.5, 0.35), (-4.5, 2.95), (-4.3, 3.1), (4.3, 3.1), (4.55, 2.8), (4.6, 0.35))
+        )
+        solid = Solid(canvas.camera, canvas.light, self.pose, profile, np.full(6, 1.25))
+        ground = footprint(self.pose, 9.0, 1.25)
+        sprite = Sprite(
+            canvas.camera, np.concatenate([solid.hull(), canvas.camera.project(ground)])
+        )
         if not sprite.visible:
             return
-        paint, glass = self.paint_color, _GLASS + canvas.light.horizon * 0.22
+        paint, glass = self.paint_color, GLASS + canvas.light.horizon * 0.22
         dark = np.array((0.07, 0.07, 0.08))
         for index, face, lit in solid.strips():
             sprite.polygon(face, paint * lit)
@@ -236,91 +312,29 @@ class Bus:
                 lamp = (0.8, 0.1, 0.08) if index == 0 else (0.95, 0.94, 0.86)
                 for sign in (-0.95, 0.95):
                     spot = solid.pixels(np.array((end,)), np.array((0.75,)), sign)[0]
-                    size = canvas.camera.scale(self.distance) * 0.14
+                    size = canvas.camera.scale(self.pose.z) * 0.14
                     sprite.ellipse(spot[0], spot[1], size, size, np.array(lamp))
             if index == 4:  # the slanted front top
                 continue
         sprite.polygon(solid.side_outline(), paint * solid.side_light)
         sprite.polygon(solid.side_quad(-4.5, 4.55, 0.75, 1.05, 1.25), self.trim * solid.side_light)
         for start in np.arange(-4.2, 3.4, 1.3):
-            sprite.polygon(solid.side_quad(start, start + 1.1, 1.45, 2.5, 1.25), glass * solid.side_light.clip(0.5))
+            sprite.polygon(
+                solid.side_quad(start, start + 1.1, 1.45, 2.5, 1.25),
+                glass * solid.side_light.clip(0.5),
+            )
         sprite.polygon(solid.side_quad(3.5, 4.3, 0.5, 2.5, 1.25), glass * 0.9)
         for wheel in (-2.7, 2.5):
             sprite.polygon(solid.wheel(wheel, 0.5, 1.26), dark)
-        _finish(canvas, rng, sprite, 'bus', self.distance)
+        finish(canvas, rng, sprite, 'bus', self.distance)
 
 
-@dataclass(frozen=True)
-class Boat:
-    """A rowing boat, motor boat (with a cabin) or sailing boat."""
-
-    pose: Pose
-    kind: str
-    paint_color: np.ndarray
-    sail: np.ndarray
-
-    @classmethod
-    def draw(cls, rng: Generator, pose: Pose) -> 'Boat':
-        """A boat of any kind and colour."""
-        kind = str(rng.choice(['rowing', 'motor', 'sailing'], p=[0.25, 0.4, 0.35]))
-        sail = jitter(rng, (0.92, 0.91, 0.87)) if rng.random() < 0.7 else pick_color(rng, _LIVERIES)
-        return cls(pose, kind, pick_color(rng, _HULLS), sail)
-
-    @property
-    def distance(self) -> float:
-        return self.pose.z
-
-    def shadow(self, light: Light) -> None:
-        return None
-
-    def contact(self) -> np.ndarray:
-        base = _footprint(self.pose, 5.6, 0.9)
-        return np.concatenate([base, base - (0, 0, 1.6)])  # the dark mirror image of the hull
-
-    def paint(self, canvas: Canvas, rng: Generator) -> None:
-        size = {'rowing': 0.85, 'motor': 1.25, 'sailing': 1.2}[self.kind]
-        profile = size * np.array(((-2.4, 0.0), (-2.6, 0.75), (0.8, 0.75), (3.0, 1.0), (2.2, 0.0)))
-        half = size * np.array((0.6, 0.8, 0.85, 0.08, 0.05))
-        solid = _Solid(canvas.camera, canvas.light, self.pose, profile, half)
-        mast = size * (6.5 if self.kind == 'sailing' else 2.2)
-        tips = solid.pixels(size * np.array((-2.6, 3.0)), np.full(2, mast), 0.0)
-        sprite = Sprite(canvas.camera, np.concatenate([solid.hull(), tips]))
-        if not sprite.visible:
-            return
-        light, paint = canvas.light, self.paint_color
-        inside = np.array((0.62, 0.55, 0.45))
-        for index, face, lit in solid.strips():
-            sprite.polygon(face, (inside if index in (1, 2) else paint) * lit)
-        if self.kind == 'motor':
-            cabin = size * np.array(((-1.2, 0.7), (-1.2, 1.7), (0.5, 1.7), (1.1, 0.75)))
-            house = _Solid(canvas.camera, light, self.pose, cabin, np.full(4, size * 0.6))
-            for index, face, lit in house.strips():
-                sprite.polygon(face, jitter(rng, (0.85, 0.85, 0.83), 0.04) * lit)
-                if index == 2:
-                    sprite.polygon(_inset(face, 0.25), _GLASS * 1.3)
-            sprite.polygon(house.side_outline(), 0.85 * house.side_light)
-            window = house.side_quad(-size, 0.4 * size, 1.15 * size, 1.5 * size, 0.6 * size)
-            sprite.polygon(window, _GLASS * 1.3)
-        sprite.polygon(solid.side_outline(), paint * solid.side_light)
-        stripe = profile[[1, 3]] - (0, 0.12 * size)
-        band = np.concatenate([stripe, stripe[::-1] - (0, 0.12 * size)])
-        across = solid.side * half[[1, 3, 3, 1]]
-        sprite.polygon(solid.pixels(band[:, 0], band[:, 1], across), 0.9 * solid.side_light)
-        if self.kind == 'sailing':
-            lit = np.maximum(solid.side_light, light.ambient)
-            wood = np.array((0.45, 0.35, 0.25))
-            for along, up, color in (
-                ((0.35, 0.45, 0.45, 0.35), (0.7, 0.7, 6.4, 6.4), wood),
-                ((0.3, 0.3, -2.2), (1.3, 6.2, 1.5), self.sail),
-                ((0.55, 0.55, 2.6), (1.0, 5.6, 1.0), self.sail * 0.92),
-            ):
-                sprite.polygon(solid.pixels(size * np.array(along), size * np.array(up), 0.0), color * lit)
-        _finish(canvas, rng, sprite, 'boat', self.distance)
-
-
-def _finish(canvas: Canvas, rng: Generator, sprite: Sprite, name: str, distance: float) -> None:
+def finish(canvas: Canvas, rng: Generator, sprite: Sprite, name: str, distance: float) -> None:
     """Add a little reflection and dirt, then put the object into the picture."""
     color, alpha = sprite.finish()
-    color = color * (1 + 0.07 * fractal_noise(rng, *alpha.shape, max(4.0, alpha.shape[0] / 4), 2))[..., None]
+    color = (
+        color
+        * (1 + 0.07 * fractal_noise(rng, *alpha.shape, max(4.0, alpha.shape[0] / 6), 1))[..., None]
+    )
     instance = canvas.new_instance(IDS[name])
     canvas.paint(sprite.top, sprite.left, color, alpha, IDS[name], distance, instance)

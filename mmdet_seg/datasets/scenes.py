@@ -1,8 +1,8 @@
 """Photograph-like scenes with exact masks, made from a number.
 
-A scene is drawn as a camera would see it: a plan of a place in metres (:mod:`scene_layout`), one light, painter's
-order from the sky to what is nearest, then lens and sensor. Labels and instances are painted together with
-the colours, so they are exact for what is visible.
+A scene is drawn as a camera would see it: a plan of a place in metres (:mod:`scene_layout`), one
+light, painter's order from the sky to what is nearest, then lens and sensor. Labels and instances
+are painted together with the colours, so they are exact for what is visible.
 
 Shapes::
 
@@ -83,7 +83,8 @@ def make_scene(seed: int | Sequence[int], size: tuple[int, int] = (256, 320)) ->
     height, width = size
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
-            f'size={height}x{width} is too small for a scene; each side needs {SMALLEST_SIDE} pixels or more.'
+            f'size={height}x{width} is too small for a scene; each side needs {SMALLEST_SIDE} '
+            'pixels or more.'
         )
     rng = np.random.default_rng(seed)
     light = make_light(rng)

@@ -1,7 +1,7 @@
 """COCO's annotation layout for scenes.
 
-Masks are stored as uncompressed run lengths, the form in which COCO's own files store crowds: it is exact, also
-for objects that others cut in pieces or make holes in, and polygons are not.
+Masks are stored as uncompressed run lengths, the form in which COCO's own files store crowds: it
+is exact, also for objects that others cut in pieces or make holes in, and polygons are not.
 
 Source:
     https://cocodataset.org/#format-data
@@ -16,7 +16,9 @@ from mmdet_seg.datasets.scenes import Instance
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """A mask (H, W) bool as COCO's uncompressed RLE: column by column, the first run is background."""
+    """A mask (H, W) bool as COCO's uncompressed RLE: column by column, the first run is
+    background.
+    """
     flat = mask.ravel(order='F')
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
@@ -41,8 +43,8 @@ def coco_file(images: Iterable[tuple[str, tuple[int, int], list[dict]]], descrip
     """The content of an ``instances_*.json``.
 
     Args:
-        images: File name, (height, width) and annotations of each image, in order; ids are given here,
-            from 1.
+        images: File name, (height, width) and annotations of each image, in order; ids are given
+            here, from 1.
         description: What the file holds.
     """
     content: dict = {

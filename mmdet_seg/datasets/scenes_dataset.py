@@ -10,7 +10,12 @@ from mmdet_seg.registry import DATASETS
 
 
 def find_scenes(
-    data_root: str | Path, prepare: bool, num_train: int, num_val: int, seed: int, size: tuple[int, int]
+    data_root: str | Path,
+    prepare: bool,
+    num_train: int,
+    num_val: int,
+    seed: int,
+    size: tuple[int, int],
 ) -> Path:
     """The folder of a set of scenes, written first where that is allowed.
 
@@ -26,7 +31,7 @@ def find_scenes(
     if prepare:
         return prepare_scenes(data_root, num_train, num_val, seed, size)
     raise FileNotFoundError(
-        f"No scenes in '{data_root}' (no manifest.json); set prepare=True to have them written there."
+        f"No scenes in '{data_root}' (no manifest.json); set prepare=True to have them written."
     )
 
 

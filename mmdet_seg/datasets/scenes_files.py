@@ -8,7 +8,8 @@ Layout of one set::
         annotations/instances_train.json              annotations/instances_val.json
         manifest.json                                 parameters, generator version, content hash
 
-A set is written aside and renamed when it is whole, one process at a time; other parameters give another folder.
+A set is written aside and renamed when it is whole, one process at a time; other parameters give
+another folder.
 """
 
 import hashlib
@@ -53,7 +54,8 @@ def prepare_scenes(
         root: Folder that holds one sub-folder per set of parameters.
         num_train: Training images.
         num_val: Validation images.
-        seed: The images depend on it and on nothing else that varies: not on ``num_processes``, nor on how many
+        seed: The images depend on it and on nothing else that varies: not on ``num_processes``,
+        nor on how many
             there are.
         size: Typical height and width in pixels; the pictures' aspect ratios vary around it.
         num_processes: Processes that draw.
@@ -74,15 +76,20 @@ def prepare_scenes(
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"Cannot write scenes to '{root}': {error.strerror}; choose another data_root.") from error
+        raise ValueError(
+            f"Cannot write scenes to '{root}': {error.strerror}; choose another data_root."
+        ) from error
     with FileLock(Path(root) / f'.{name}.lock'):
         if _is_whole(target, parameters):  # another process wrote it while this one waited
             return target
         if target.exists() and not (target / MANIFEST).is_file():
             raise ValueError(
-                f"'{target}' is not a set of scenes (it has no {MANIFEST}); move it away or choose another data_root."
+                f"'{target}' is not a set of scenes (it has no {MANIFEST}); move it away or choose "
+                'another data_root.'
             )
-        for leftover in Path(root).glob(f'.{name}.partial-*'):  # of interrupted runs: the lock is ours
+        for leftover in Path(root).glob(
+            f'.{name}.partial-*'
+        ):  # of interrupted runs: the lock is ours
             shutil.rmtree(leftover)
         partial_folder = Path(root) / f'.{name}.partial-{uuid.uuid4().hex[:8]}'
         try:
@@ -115,7 +122,9 @@ def content_hash(folder: str | Path) -> str:
 
 
 def image_size(index: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image: as asked, square, turned, or wide, in turn; sides divide by 16."""
+    """Height and width of an image: as asked, square, turned, or wide, in turn; sides divide by
+    16.
+    """
     height, width = size
     if index % 4 == 0:
         return height, width
@@ -139,8 +148,15 @@ def _checked_parameters(
         if not isinstance(value, int) or value < low:
             raise ValueError(f'{name}={value} is not a whole number of at least {low}.')
     if len(size) != 2 or min(size) < SMALLEST_SIDE:
-        raise ValueError(f'size={tuple(size)} is not (height, width) with sides of at least {SMALLEST_SIDE}.')
-    return {'num_train': num_train, 'num_val': num_val, 'seed': seed, 'size': [int(v) for v in size]}
+        raise ValueError(
+            f'size={tuple(size)} is not (height, width) with sides of at least {SMALLEST_SIDE}.'
+        )
+    return {
+        'num_train': num_train,
+        'num_val': num_val,
+        'seed': seed,
+        'size': [int(v) for v in size],
+    }
 
 
 def _is_whole(folder: Path, parameters: dict) -> bool:
@@ -170,7 +186,9 @@ def _write_set(folder: Path, parameters: dict, num_processes: int, progress: boo
         entries[job[1]].append(entry)
     for split, short in SPLITS.items():
         name = f'annotations/instances_{short}.json'
-        text = json.dumps(coco_file(entries[split], f'Built-in scenes, {split}'), separators=(',', ':'))
+        text = json.dumps(
+            coco_file(entries[split], f'Built-in scenes, {split}'), separators=(',', ':')
+        )
         (folder / name).write_text(text)
         files.append((name, hashlib.sha256(text.encode()).hexdigest()))
     manifest = {
@@ -194,7 +212,12 @@ def _write_scene(
     quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
     files = []
     for name, suffix, pixels, options in (
-        (f'images/{split}/{stem}.jpg', '.jpg', scene.image[..., ::-1], quality),  # OpenCV writes BGR
+        (
+            f'images/{split}/{stem}.jpg',
+            '.jpg',
+            scene.image[..., ::-1],
+            quality,
+        ),  # OpenCV writes BGR
         (f'annotations/{split}/{stem}.png', '.png', scene.mask, []),
     ):
         content = cv2.imencode(suffix, pixels, options)[1].tobytes()
@@ -227,7 +250,8 @@ def _tracked(draw: partial, jobs: list, num_processes: int, progress: bool) -> I
     )
     task = bar.add_task('', total=len(jobs))
     started = time.monotonic()
-    # Forked workers start at once; a spawned one would import torch first. OpenCV's threads do not survive a
+    # Forked workers start at once; a spawned one would import torch first. OpenCV's threads do
+    # not survive a
     # fork, and a worker would wait for them for ever, so they are stopped for the while.
     method = 'fork' if sys.platform.startswith('linux') else 'spawn'
     opencv_threads = cv2.getNumThreads()
@@ -243,7 +267,8 @@ def _tracked(draw: partial, jobs: list, num_processes: int, progress: bool) -> I
             bar.advance(task)
             yield result
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
         if pool:
             pool.shutdown(cancel_futures=True)
             cv2.setNumThreads(opencv_threads)
