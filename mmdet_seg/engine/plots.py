@@ -80,7 +80,8 @@ def draw_predictions(out: Path, model: torch.nn.Module, dataset: Any, num_images
             axis.set_title(title, fontsize=10, color=_INK)
     classes = dataset.metainfo['classes']
     handles = [
-        matplotlib.patches.Patch(color=palette[i] / 255, label=classes[i]) for i in sorted(present)
+        matplotlib.patches.Patch(facecolor=palette[i] / 255, edgecolor=_INK, label=classes[i])
+        for i in sorted(present)
     ]
     figure.legend(handles=handles, loc='lower center', ncol=8, frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0.55 / figure.get_figheight(), 1, 1))
