@@ -14,7 +14,7 @@ from mmdet_seg.datasets.scenes_files import image_size, prepare_scenes
 
 SIZE = (128, 160)
 COUNTS = dict(num_train=6, num_val=10, seed=2, size=SIZE)
-SEG_PIPELINE = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
+SEG_PIPELINE = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
 
 
 @pytest.fixture(scope='module')
