@@ -1,5 +1,6 @@
-"""A sheet of scenes with their masks, for a look at the data: ``python -m
-mmdet_seg.datasets.preview OUT.png``.
+"""A sheet of scenes with their masks.
+
+python -m mmdet_seg.datasets.preview OUT.png
 """
 
 import argparse

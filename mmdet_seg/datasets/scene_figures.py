@@ -94,9 +94,7 @@ def _upright_shadow(
 
 @dataclass(frozen=True)
 class Person:
-    """Someone standing or walking; ``crowd`` > 0 puts that many into one instance, as COCO's
-    crowds are.
-    """
+    """Someone standing or walking; ``crowd`` > 0 makes that many one instance, as in COCO."""
 
     x: float
     z: float

@@ -16,9 +16,7 @@ from mmdet_seg.datasets.scenes import Instance
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """A mask (H, W) bool as COCO's uncompressed RLE: column by column, the first run is
-    background.
-    """
+    """A mask (H, W) bool as COCO's uncompressed RLE: by columns, background first."""
     flat = mask.ravel(order='F')
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()

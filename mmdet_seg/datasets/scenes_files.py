@@ -55,8 +55,7 @@ def prepare_scenes(
         num_train: Training images.
         num_val: Validation images.
         seed: The images depend on it and on nothing else that varies: not on ``num_processes``,
-        nor on how many
-            there are.
+            nor on how many there are.
         size: Typical height and width in pixels; the pictures' aspect ratios vary around it.
         num_processes: Processes that draw.
         progress: Show a progress bar on stderr when it takes more than a second.
@@ -87,9 +86,8 @@ def prepare_scenes(
                 f"'{target}' is not a set of scenes (it has no {MANIFEST}); move it away or choose "
                 'another data_root.'
             )
-        for leftover in Path(root).glob(
-            f'.{name}.partial-*'
-        ):  # of interrupted runs: the lock is ours
+        # The lock is ours, so what is half written comes from runs that were interrupted.
+        for leftover in Path(root).glob(f'.{name}.partial-*'):
             shutil.rmtree(leftover)
         partial_folder = Path(root) / f'.{name}.partial-{uuid.uuid4().hex[:8]}'
         try:
@@ -103,12 +101,13 @@ def prepare_scenes(
 
 
 def read_manifest(folder: str | Path) -> dict | None:
-    """The manifest of a set of scenes; None where there is none or it is not readable."""
+    """The manifest of a set of scenes; None where there is none, or not one of ours."""
     try:
         content = json.loads((Path(folder) / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    ours = isinstance(content, dict) and {'version', 'parameters', 'sha256'} <= set(content)
+    return content if ours else None
 
 
 def content_hash(folder: str | Path) -> str:
@@ -122,9 +121,7 @@ def content_hash(folder: str | Path) -> str:
 
 
 def image_size(index: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image: as asked, square, turned, or wide, in turn; sides divide by
-    16.
-    """
+    """Height and width of an image: as asked, square, turned and wide take turns."""
     height, width = size
     if index % 4 == 0:
         return height, width
@@ -210,14 +207,10 @@ def _write_scene(
     scene = make_scene((seed, number, index), image_size(index, size))
     stem = f'scene_{short}_{index + 1:08d}'
     quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
+    bgr = scene.image[..., ::-1]  # what OpenCV takes an image to be
     files = []
     for name, suffix, pixels, options in (
-        (
-            f'images/{split}/{stem}.jpg',
-            '.jpg',
-            scene.image[..., ::-1],
-            quality,
-        ),  # OpenCV writes BGR
+        (f'images/{split}/{stem}.jpg', '.jpg', bgr, quality),
         (f'annotations/{split}/{stem}.png', '.png', scene.mask, []),
     ):
         content = cv2.imencode(suffix, pixels, options)[1].tobytes()
@@ -250,9 +243,8 @@ def _tracked(draw: partial, jobs: list, num_processes: int, progress: bool) -> I
     )
     task = bar.add_task('', total=len(jobs))
     started = time.monotonic()
-    # Forked workers start at once; a spawned one would import torch first. OpenCV's threads do
-    # not survive a
-    # fork, and a worker would wait for them for ever, so they are stopped for the while.
+    # Forked workers start at once; a spawned one would import torch first. OpenCV's threads do not
+    # survive a fork, and a worker would wait for them for ever, so they are stopped for the while.
     method = 'fork' if sys.platform.startswith('linux') else 'spawn'
     opencv_threads = cv2.getNumThreads()
     pool = None
