@@ -14,9 +14,11 @@ from pathlib import Path
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 # Threads that wait for each other by spinning take the cores from the data loaders and from other
-# processes: with two processes on two cores a training step took 2.5 times as long. Read by OpenMP
-# when torch is imported, which is after this module.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# processes (two runs on two cores: 2.1 s a step, this way 1.5 s); threads that sleep at once lose a
+# fifth of a step to waking up. So they spin a little. Read by OpenMP when torch is imported, which
+# is after this module.
+if 'OMP_WAIT_POLICY' not in os.environ:
+    os.environ.setdefault('GOMP_SPINCOUNT', '3000')
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -2,5 +2,5 @@
 
 import os
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+os.environ.setdefault('GOMP_SPINCOUNT', '3000')
 os.environ.setdefault('OMP_NUM_THREADS', '2')

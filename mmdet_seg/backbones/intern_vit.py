@@ -304,8 +304,8 @@ class InternViT(BaseModule):
         with self._precision(x):
             for i, tokens, grid in self._states(x, self.out_indices[-1] + 1):
                 if i in self.out_indices:
-                    maps = tokens[:, self.num_prefix_tokens :].transpose(1, 2).to(x.dtype)
-                    outs.append(maps.unflatten(2, grid).contiguous())
+                    maps = tokens[:, self.num_prefix_tokens :].to(x.dtype).contiguous()
+                    outs.append(maps.unflatten(1, grid).permute(0, 3, 1, 2))
         return tuple(outs)
 
 

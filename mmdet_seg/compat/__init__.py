@@ -5,11 +5,13 @@ One file per reason; each names the release and says when it can be deleted:
 * :mod:`mmdet_seg.compat.mmcv_ext`: mmcv-lite has no compiled operators.
 * :mod:`mmdet_seg.compat.torch_load`: mmengine cannot read its own checkpoints with PyTorch 2.6 on.
 * :mod:`mmdet_seg.compat.pkg_resources`: setuptools 82 dropped what mmengine asks for packages.
+* :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
 
 :func:`install` puts them in place. Nothing heavy is imported before what a stand-in is for is.
 """
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -17,11 +19,9 @@ from mmdet_seg.compat.import_hooks import AfterImport, StandInFinder
 
 __all__ = ['install']
 
-_CHECKPOINT = 'mmengine.runner.checkpoint'
 
-
-def _patch_checkpoint(module: ModuleType) -> None:
-    import_module('mmdet_seg.compat.torch_load').patch(module)
+def _patch_with(patcher: str) -> Callable[[ModuleType], None]:
+    return lambda module: import_module(f'mmdet_seg.compat.{patcher}').patch(module)
 
 
 _ABSENT = StandInFinder(
@@ -30,7 +30,13 @@ _ABSENT = StandInFinder(
         'pkg_resources': 'mmdet_seg.compat.pkg_resources',
     }
 )
-_AFTER_CHECKPOINT = AfterImport(_CHECKPOINT, _patch_checkpoint)
+_AFTER = [
+    AfterImport(name, _patch_with(patcher))
+    for name, patcher in (
+        ('mmengine.runner.checkpoint', 'torch_load'),
+        ('mmseg.models.decode_heads.decode_head', 'accuracy'),
+    )
+]
 
 
 def install() -> None:
@@ -40,7 +46,8 @@ def install() -> None:
     """
     if _ABSENT not in sys.meta_path:
         sys.meta_path.append(_ABSENT)
-    if _CHECKPOINT in sys.modules:
-        _patch_checkpoint(sys.modules[_CHECKPOINT])
-    elif _AFTER_CHECKPOINT not in sys.meta_path:
-        sys.meta_path.insert(0, _AFTER_CHECKPOINT)
+    for hook in _AFTER:
+        if hook.name in sys.modules:
+            hook.action(sys.modules[hook.name])
+        elif hook not in sys.meta_path:
+            sys.meta_path.insert(0, hook)

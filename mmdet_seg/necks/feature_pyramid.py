@@ -21,7 +21,7 @@ class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a (B, D, h, w) map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Halve(nn.Module):

@@ -13,7 +13,7 @@ with read_base():
 max_iters = 560
 optim_wrapper = dict(
     type=AutocastOptimWrapper,
-    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.02),
+    optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.02, fused=True),
     clip_grad=dict(max_norm=1.0),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=1.0),
