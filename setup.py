@@ -1,6 +1,7 @@
 """Packaging: ranges and extras. Pinned, tested versions are in ``constraints.txt``."""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
@@ -8,6 +9,9 @@ from setuptools import find_namespace_packages, find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'mmdet_seg/version.py').read_text())[1]
 README = HERE / 'README.md'
+# The command lines travel with the wheel (python -m mmdet_seg.tools.train CONFIG). A checkout has
+# them in tools/, and setuptools warns about an editable package outside its parent.
+TOOLS = {} if 'editable_wheel' in sys.argv else {'mmdet_seg.tools': 'tools'}
 
 setup(
     name='mmdet_seg',
@@ -20,10 +24,9 @@ setup(
     packages=[
         *find_packages(include=['mmdet_seg', 'mmdet_seg.*']),
         *find_namespace_packages(include=['mmdet_seg.configs', 'mmdet_seg.configs.*']),
-        'mmdet_seg.tools',
+        *TOOLS,
     ],
-    # The command lines travel with the wheel: python -m mmdet_seg.tools.train CONFIG
-    package_dir={'mmdet_seg.tools': 'tools'},
+    package_dir=TOOLS,
     package_data={'mmdet_seg.configs': ['*.md']},
     install_requires=[
         'torch>=2.4',
