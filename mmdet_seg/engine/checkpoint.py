@@ -6,14 +6,15 @@ from pathlib import Path
 from torch import nn
 
 from mmdet_seg.compat.torch_load import load_file
+from mmdet_seg.segmentors.authors_names import rename_in_place
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:
-    """Load a checkpoint of this very model.
+    """Load a checkpoint of this very model, trained here or by the authors.
 
     Args:
         model: A segmentor or detector.
-        path: File with a ``state_dict``, or a bare one.
+        path: File with a ``state_dict`` (``module`` in DeepSpeed's files), or a bare one.
 
     Returns:
         The checkpoint's ``meta``, empty where it has none.
@@ -25,7 +26,9 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     checkpoint = load_file(path)
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint.')
-    state = checkpoint.get('state_dict', checkpoint)
+    wrapper = next((k for k in ('state_dict', 'module') if k in checkpoint), None)
+    state = dict(checkpoint[wrapper] if wrapper else checkpoint)
+    rename_in_place(state)
     own = model.state_dict()
     problems = []
     if missing := [k for k in own if k not in state]:
@@ -42,7 +45,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
             'Use the config that lies beside it.'
         )
     model.load_state_dict(state)
-    return checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+    return checkpoint.get('meta', {}) if wrapper else {}
 
 
 def _some(names: Iterable[str]) -> str:
