@@ -87,7 +87,7 @@ class EncoderDecoder(_EncoderDecoder):
         if self.encoder_dtype is None:
             return super().extract_feat(inputs)
         with torch.autocast(inputs.device.type, self.encoder_dtype):
-            return tuple(x.float() for x in super(EncoderDecoder, self).extract_feat(inputs))
+            return tuple(x.float() for x in super().extract_feat(inputs))
 
     def _heads_precision(self) -> torch.autocast | nullcontext:
         """Float32 for the heads where the encoder has a precision of its own."""
@@ -116,8 +116,8 @@ class EncoderDecoder(_EncoderDecoder):
         slide(
             # A torch.Size is what tells mmseg's heads that this is a window.
             lambda x: self.encode_decode(x, [{'img_shape': x.shape[2:]}] * len(x)),
-            [x[:, :h, :w] for x, (h, w) in zip(inputs, sizes, strict=True)],
-            [x[:, :h, :w] for x, (h, w) in zip(sums, sizes, strict=True)],
+            [inputs[i, :, :h, :w] for i, (h, w) in enumerate(sizes)],
+            [sums[i, :, :h, :w] for i, (h, w) in enumerate(sizes)],
             tuple(self.test_cfg.crop_size),
             tuple(self.test_cfg.stride),
             self.test_cfg.get('window_batch'),

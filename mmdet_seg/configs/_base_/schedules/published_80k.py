@@ -14,15 +14,17 @@ with read_base():
     from ..runtime import *
 
 max_iters = 80000
+warmup_iters = 1500
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor=LayerDecayOptimWrapperConstructor,
     paramwise_cfg=dict(layer_decay_rate=0.95),
 )
+# The warm-up is a factor on the polynomial, as in mmcv 1; mmengine counts one iteration less.
 param_scheduler = [
-    dict(type=LinearLR, start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type=PolyLR, power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=max_iters),
+    dict(type=LinearLR, start_factor=1e-6, by_epoch=False, begin=0, end=warmup_iters + 1),
+    dict(type=PolyLR, power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters + 1),
 ]
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=max_iters, val_interval=1000)
 val_cfg = dict(type=ValLoop)
