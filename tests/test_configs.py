@@ -12,17 +12,33 @@ from mmseg.registry import DATASETS, MODELS
 from mmdet_seg.config_path import CONFIG_ROOT, leaves, resolve_config
 from mmdet_seg.datasets.scenes_files import prepare_scenes
 from mmdet_seg.engine.recipe import data_names, load_recipe
+from tests.data_layouts import LAYOUTS, SPLITS, write_layout
 from tests.small_runs import SCENES
 
 LEAVES = [p.relative_to(CONFIG_ROOT).as_posix() for p in leaves()]
 
 
 @pytest.fixture(scope='module')
-def scenes(tmp_path_factory) -> Path:
-    """Small scenes: a set in ADE20K's own layout, so they stand in for its files too."""
-    return prepare_scenes(
-        tmp_path_factory.mktemp('scenes'), **SCENES, seed=0, num_processes=1, progress=False
-    )
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """A small stand-in for every data set, in its own layout; the scenes' is ADE20K's too."""
+    folder = tmp_path_factory.mktemp('data')
+    scenes = prepare_scenes(folder, **SCENES, seed=0, num_processes=1, progress=False)
+    others = {name: write_layout(name, folder / name) for name in LAYOUTS}
+    return {'scenes': scenes, 'ade20k': scenes, **others}
+
+
+@pytest.mark.parametrize('data', sorted(LAYOUTS))
+def test_data_sets_read_their_own_layout(data, roots):
+    """All files are found; what is not a class is ignored, and the last class is the last."""
+    cfg = load_recipe('upernet_internvit', data=data)
+    init_default_scope('mmseg')
+    for split, number in SPLITS.items():
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.data_root = str(roots[data])
+        items = DATASETS.build(dataset)
+        assert len(items) == number
+    labels = set(items[0]['data_samples'].gt_sem_seg.data.unique().tolist())  # not cropped
+    assert labels == {0, cfg.num_classes - 1, 255}
 
 
 def test_there_are_configs():
@@ -39,7 +55,7 @@ def test_leaves_are_short_and_say_what_they_are(leaf):
 
 @pytest.mark.parametrize('data', data_names())
 @pytest.mark.parametrize('leaf', LEAVES)
-def test_one_step_and_one_prediction(leaf, data, scenes):
+def test_one_step_and_one_prediction(leaf, data, roots):
     cfg = load_recipe(f'configs/{leaf}', arch='tiny', data=data)
     for head in ('decode_head', 'auxiliary_head'):
         if 'channels' in (cfg.model.get(head) or {}):
@@ -49,7 +65,7 @@ def test_one_step_and_one_prediction(leaf, data, scenes):
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
     for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.data_root = str(scenes)
+        cfg[f'{split}_dataloader'].dataset.data_root = str(roots[data])
 
     items = DATASETS.build(cfg.train_dataloader.dataset)
     assert len(items.metainfo['classes']) == cfg.num_classes == model.decode_head.num_classes

@@ -3,73 +3,28 @@
 Source: OpenGVLab/InternVL ``segmentation`` (``ade20k_504x504``).
 """
 
-from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize
 from mmengine.config import read_base
-from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmseg.datasets import ADE20KDataset
-from mmseg.datasets.transforms import (
-    LoadAnnotations,
-    PackSegInputs,
-    PhotoMetricDistortion,
-    RandomCrop,
-    Resize,
-    ResizeShortestEdge,
-    ResizeToMultiple,
-)
-
-from mmdet_seg.engine import PerClassIoU
 
 with read_base():
-    from ..schedules.published_80k import *
+    from ._crops_504 import *
 
 num_classes = 150
-crop_size = (504, 504)
-slide_stride = (322, 322)
-train_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, reduce_zero_label=True),
-    dict(
-        type=RandomResize,
-        scale=(2016, 504),
-        ratio_range=(0.5, 2.0),
-        resize_type=Resize,
-        keep_ratio=True,
-    ),
-    dict(type=RandomCrop, crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type=RandomFlip, prob=0.5),
-    dict(type=PhotoMetricDistortion),
-    dict(type=PackSegInputs),
-]
-test_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=ResizeShortestEdge, scale=504, max_size=1 << 14),
-    dict(type=ResizeToMultiple, size_divisor=14),
-    dict(type=LoadAnnotations, reduce_zero_label=True),
-    dict(type=PackSegInputs),
-]
+train_pipeline[1].update(reduce_zero_label=True)
+test_pipeline[3].update(reduce_zero_label=True)
 dataset = dict(type=ADE20KDataset, data_root='data/ade/ADEChallengeData2016')
-train_dataloader = dict(
-    batch_size=2,  # 8 processes
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=InfiniteSampler, shuffle=True),
+train_dataloader.update(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=train_pipeline,
-    ),
+    )
 )
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
+val_dataloader.update(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline,
-    ),
+    )
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type=PerClassIoU, iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
