@@ -1,11 +1,12 @@
-"""Data sets: the built-in scenes, in ADE20K's and COCO's layouts."""
+"""Data sets: the built-in scenes, in ADE20K's and COCO's layouts, and a user's own folder."""
 
 from typing import Any
 
+from mmdet_seg.datasets.folder_dataset import FolderSegDataset, LoadFolderMask
 from mmdet_seg.datasets.scenes_dataset import SceneSegDataset
 from mmdet_seg.registry import DATASETS
 
-__all__ = ['SceneDetDataset', 'SceneSegDataset']
+__all__ = ['FolderSegDataset', 'LoadFolderMask', 'SceneDetDataset', 'SceneSegDataset']
 
 
 def __getattr__(name: str) -> Any:

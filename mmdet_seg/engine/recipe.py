@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmdet_seg.backbones.variants import Arch, even_taps, get_arch
 from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
+from mmdet_seg.datasets.folder_index import read_index
 
 DATA_ROOT = CONFIG_ROOT / '_base_' / 'data'
 # Channels of heads with convolutions: 1536 was published for 6B, 512 is mmseg's usual width.
@@ -28,7 +29,8 @@ def load_recipe(
     Args:
         config: Path or name, see :func:`mmdet_seg.config_path.resolve_config`.
         arch: Name of an encoder in :data:`mmdet_seg.backbones.ARCHS`.
-        data: Name of a file in ``configs/_base_/data``.
+        data: Name of a file in ``configs/_base_/data``, or a folder that ``tools/prepare.py check``
+            has prepared.
         options: Dotted keys to values.
 
     Raises:
@@ -43,7 +45,7 @@ def load_recipe(
     if 'model' not in cfg:
         raise ValueError(f'{path} has no `model`: it is a base for other configs, not a run.')
     if data:
-        _apply_data(cfg, data)
+        _apply_data(cfg, data, arch)
     if arch:
         _apply_arch(cfg, arch)
     if options:
@@ -57,13 +59,19 @@ def data_names() -> list[str]:
     return sorted(p.stem for p in DATA_ROOT.glob('*.py') if not p.stem.startswith('_'))
 
 
-def _apply_data(cfg: Config, name: str) -> None:
+def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
     names = data_names()
-    if name not in names:
+    if name in names:
+        overlay = Config.fromfile(str(DATA_ROOT / f'{name}.py'))
+    elif Path(name).is_dir():
+        overlay = _folder_data(name, arch)
+    else:
         close = get_close_matches(name, names, n=1)
         hint = f' Did you mean {close[0]}?' if close else ''
-        raise ValueError(f'--data {name}: there are {", ".join(names)}.{hint}')
-    overlay = Config.fromfile(str(DATA_ROOT / f'{name}.py'))
+        raise ValueError(
+            f'--data {name}: there are {", ".join(names)}, or a folder of your own that '
+            f'tools/prepare.py check has prepared.{hint}'
+        )
     for key in ('slide_stride', 'crop_size', 'num_classes'):
         cfg.pop(key, None)
     runtime = Config.fromfile(str(DATA_ROOT.parent / 'runtime.py'))
@@ -72,6 +80,18 @@ def _apply_data(cfg: Config, name: str) -> None:
             cfg.merge_from_dict({key: value})
         elif key not in runtime:  # replaced, not merged: leftovers would be silent damage
             cfg[key] = value
+
+
+def _folder_data(folder: str, arch: str | None) -> Config:
+    """Data config of a prepared folder: crop 504 for encoders with published weights, else 224."""
+    index = read_index(folder)
+    published = arch is not None and get_arch(arch).hub_id
+    base = '_folder_504' if published else '_folder'
+    overlay = Config.fromfile(str(DATA_ROOT / f'{base}.py'))
+    overlay.num_classes = len(index.classes)
+    for split in ('train', 'val', 'test'):
+        overlay[f'{split}_dataloader'].dataset.data_root = folder
+    return overlay
 
 
 def _apply_arch(cfg: Config, name: str) -> None:
