@@ -35,8 +35,11 @@ class FolderIndex:
     ignore_index: int = 255
     format: str = field(default=FORMAT)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> 'FolderIndex | None':
         """Write aside, then rename.
+
+        Returns:
+            What was there before; None where nothing was, or nothing that can be read.
 
         Raises:
             ValueError: The folder cannot be written to, or holds another's ``dataset.json``.
@@ -46,12 +49,17 @@ class FolderIndex:
             raise ValueError(
                 f"{target} was not written by 'prepare.py check'; move it away, it is not replaced."
             )
+        try:
+            before = read_index(folder)
+        except (FileNotFoundError, ValueError):
+            before = None
         aside = folder / f'.{INDEX}.part-{os.getpid()}'
         try:
             aside.write_text(json.dumps(asdict(self), indent=1) + '\n')
             os.replace(aside, target)
         except OSError as error:
             raise ValueError(f'Cannot write {target}: {error.strerror}.') from error
+        return before
 
 
 def read_index(folder: str | Path) -> FolderIndex:

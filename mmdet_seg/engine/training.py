@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdet_seg.command_line import INTERRUPTED, OK
+from mmdet_seg.datasets.subset import apply_subset
 from mmdet_seg.engine.preflight import check_data, check_weights
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import HISTORY, ReportHook
@@ -56,6 +57,7 @@ def train(
         folder = new_work_dir(config_stem(cfg), work_dir)
     cfg.work_dir = str(folder)
     check_data(cfg)
+    apply_subset(cfg, folder)
     check_weights(cfg)
     mmengine.mkdir_or_exist(cfg.work_dir)
     print(f'Writing to {cfg.work_dir}.', file=sys.stderr)
