@@ -112,9 +112,10 @@ def test_the_published_linear_probe():
 def test_the_published_upernet(arch, taps, channels):
     cfg = load_recipe('upernet_internvit', arch=arch, data='ade20k')
     assert list(cfg.model.backbone.out_indices) == taps
-    assert cfg.model.backbone.drop_path_rate == 0.4
+    assert cfg.model.backbone.drop_path_rate == (0.4 if arch.startswith('6b') else 0.2)
     assert cfg.model.decode_head.channels == cfg.model.auxiliary_head.channels == channels
-    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.95
+    decay = cfg.optim_wrapper.paramwise_cfg.layer_decay_rate
+    assert decay == (0.95 if arch.startswith('6b') else 0.9)
     assert cfg.optim_wrapper.optimizer.weight_decay == 0.05
     with torch.device('meta'):
         init_default_scope('mmseg')

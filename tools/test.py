@@ -15,6 +15,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file of weights')
     parser.add_argument('--arch', metavar='NAME', help='encoder, as in train.py')
     parser.add_argument('--data', metavar='NAME', help='data, as in train.py')
+    parser.add_argument(
+        '--protocol', default='ours', choices=('ours', 'authors'), help='as in train.py'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='average six scales (0.5 to 1.75), each also mirrored'
+    )
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG_test/TIME')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
@@ -33,6 +39,8 @@ def main() -> int:
         data=args.data,
         work_dir=args.work_dir,
         options=args.cfg_options,
+        protocol=args.protocol,
+        tta=args.tta,
     )
 
 

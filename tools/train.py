@@ -19,6 +19,17 @@ def parse_args() -> argparse.Namespace:
         help='encoder: 6b-224px, 300m-448px-v2-5, small, ...',
     )
     parser.add_argument('--data', metavar='NAME', help='data: scenes, ade20k, ...')
+    parser.add_argument(
+        '--weights',
+        metavar='SOURCE',
+        help="the encoder's checkpoint, any layout, instead of the published one",
+    )
+    parser.add_argument(
+        '--protocol',
+        default='ours',
+        choices=('ours', 'authors'),
+        help="authors: repeat the authors' code where ours knowingly differs",
+    )
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG/TIME')
     parser.add_argument(
         '--resume',
@@ -50,6 +61,8 @@ def main() -> int:
         resume=args.resume,
         tensorboard=args.tensorboard,
         options=args.cfg_options,
+        protocol=args.protocol,
+        weights=args.weights,
     )
 
 

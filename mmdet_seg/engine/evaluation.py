@@ -9,6 +9,7 @@ from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
 from mmdet_seg.engine.runner import build_runner
 from mmdet_seg.engine.training import print_table
+from mmdet_seg.engine.tta import add_tta
 from mmdet_seg.engine.work_dir import new_work_dir
 
 
@@ -20,6 +21,8 @@ def evaluate(
     data: str | None = None,
     work_dir: str | None = None,
     options: dict[str, Any] | None = None,
+    protocol: str = 'ours',
+    tta: bool = False,
 ) -> int:
     """Run the test set through a model and print the per-class table and the mean.
 
@@ -30,18 +33,22 @@ def evaluate(
         data: Data to put into the config.
         work_dir: Where to log; None makes a new folder under ``work_dirs``.
         options: Dotted config keys to values.
+        protocol: ``ours`` or ``authors``, see :func:`mmdet_seg.engine.recipe.load_recipe`.
+        tta: Average several scales and flips, see :mod:`mmdet_seg.engine.tta`.
 
     Returns:
         Exit status 0.
     """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'{checkpoint}: no such checkpoint.')
-    cfg = load_recipe(config, arch=arch, data=data, options=options)
+    cfg = load_recipe(config, arch=arch, data=data, options=options, protocol=protocol)
     cfg.work_dir = str(new_work_dir(f'{config_stem(cfg)}_test', work_dir))
     cfg.load_from, cfg.resume = None, False
     check_data(cfg, ('test',))
+    if tta:
+        add_tta(cfg)
     runner = build_runner(cfg)
-    load_weights(runner.model, checkpoint)
+    load_weights(runner.model.module if tta else runner.model, checkpoint)
     metrics = runner.test()
     for metric in runner.test_evaluator.metrics:
         if table := getattr(metric, 'table', None):

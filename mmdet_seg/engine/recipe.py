@@ -6,15 +6,16 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdet_seg.backbones.variants import Arch, even_taps, get_arch
+from mmdet_seg.backbones.variants import even_taps, get_arch
 from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
 from mmdet_seg.datasets.folder_index import read_index
 
 DATA_ROOT = CONFIG_ROOT / '_base_' / 'data'
 # Channels of heads with convolutions: 1536 was published for 6B, 512 is mmseg's usual width.
 _HEAD_CHANNELS = {3200: 1536, 1024: 512}
-# The linear probe's published tap is block 44 (from 0), also in encoders of 48 blocks.
-_LINEAR_TAP = 44
+# The authors' configs for V1-0 build 45 of its 48 blocks.
+_AUTHORS_DEPTH = {'6b-448px-v1-0': 45}
+PROTOCOLS = ('ours', 'authors')
 
 
 def load_recipe(
@@ -23,8 +24,10 @@ def load_recipe(
     arch: str | None = None,
     data: str | None = None,
     options: dict[str, Any] | None = None,
+    protocol: str = 'ours',
+    weights: str | None = None,
 ) -> Config:
-    """Load a config and apply ``--arch``, ``--data`` and ``--cfg-options``, in that order.
+    """Load a config and apply ``--data``, ``--arch``, ``--protocol`` and ``--cfg-options``.
 
     Args:
         config: Path or name, see :func:`mmdet_seg.config_path.resolve_config`.
@@ -32,11 +35,15 @@ def load_recipe(
         data: Name of a file in ``configs/_base_/data``, or a folder that ``tools/prepare.py check``
             has prepared.
         options: Dotted keys to values.
+        protocol: ``authors`` repeats what the authors' code does where ours knowingly differs.
+        weights: Checkpoint of the encoder, in any layout, instead of the published one.
 
     Raises:
         FileNotFoundError: No such config.
         ValueError: No such encoder or data, or an option that the config does not take.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f'--protocol {protocol}: there are {", ".join(PROTOCOLS)}.')
     path = resolve_config(config)
     try:
         cfg = Config.fromfile(str(path))
@@ -47,7 +54,13 @@ def load_recipe(
     if data:
         _apply_data(cfg, data, arch)
     if arch:
-        _apply_arch(cfg, arch)
+        _apply_arch(cfg, arch, protocol)
+    if protocol == 'authors':
+        _apply_authors(cfg)
+    if weights:
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=weights)
+    cfg.published_miou = _published_miou(cfg, arch, data)
+    _set_lengths(cfg)
     if options:
         _apply_options(cfg, options)
     _complete(cfg)
@@ -94,7 +107,7 @@ def _folder_data(folder: str, arch: str | None) -> Config:
     return overlay
 
 
-def _apply_arch(cfg: Config, name: str) -> None:
+def _apply_arch(cfg: Config, name: str, protocol: str) -> None:
     arch = get_arch(name)
     backbone = cfg.model.backbone
     if 'arch' not in backbone:
@@ -103,7 +116,10 @@ def _apply_arch(cfg: Config, name: str) -> None:
             'leave --arch out or set model.backbone.type=mmdet_seg.InternViT.'
         )
     backbone.arch = name
-    backbone.out_indices = _taps(arch, backbone.get('out_indices', -1))
+    depth = _AUTHORS_DEPTH.get(name, arch.depth) if protocol == 'authors' else arch.depth
+    if depth != arch.depth:
+        backbone.arch = {**arch.to_dict(), 'depth': depth}
+    backbone.out_indices = _taps(depth, backbone.get('out_indices', -1), cfg.get('probe_tap'))
     backbone.pop('drop_path_rate', None)
     backbone.pop('init_cfg', None)
     for head in _heads(cfg):
@@ -111,16 +127,44 @@ def _apply_arch(cfg: Config, name: str) -> None:
             head.channels = _HEAD_CHANNELS[arch.embed_dim]
     if arch.hub_id:
         backbone.init_cfg = dict(type='Pretrained', checkpoint=arch.hub_id)
-        if 'published' in cfg:
-            cfg.merge_from_dict(cfg.published)
+        for overlay in ('published', f'published_{name.split("-")[0]}'):
+            if overlay in cfg:
+                cfg.merge_from_dict(cfg[overlay])
         if 'crop_size' in cfg:  # theirs holds its positions at the crop's grid
             cfg.model.backbone.img_size = cfg.crop_size[0]
 
 
-def _taps(arch: Arch, current: int | list[int]) -> list[int]:
+def _taps(depth: int, current: int | list[int], probe_tap: int | None) -> list[int]:
     if isinstance(current, int) or len(current) == 1:
-        return [min(_LINEAR_TAP, arch.depth - 1)]
-    return list(even_taps(arch.depth, len(current)))
+        return [depth - 1 if probe_tap is None else min(probe_tap, depth - 1)]
+    return list(even_taps(depth, len(current)))
+
+
+def _apply_authors(cfg: Config) -> None:
+    """What the authors' code does differently and changes the result."""
+    cfg.optim_wrapper.paramwise_cfg.decay_positions = True
+    if 'subset' in cfg:  # their few-shot files keep the long side's cap: wide images have less
+        for loader in (cfg.val_dataloader, cfg.test_dataloader):
+            steps = loader.dataset.pipeline
+            for i, step in enumerate(steps):
+                if getattr(step.type, '__name__', step.type) == 'ResizeShortestEdge':
+                    steps[i] = dict(type='Resize', scale=(2016, 504), keep_ratio=True)
+
+
+def _published_miou(cfg: Config, arch: str | None, data: str | None) -> float | None:
+    """The figure that was published for this encoder on this data with this config."""
+    table = cfg.get('published_miou')
+    return table.get(data or '', {}).get(arch or '') if isinstance(table, dict) else table
+
+
+def _set_lengths(cfg: Config) -> None:
+    """Give the published schedule the length that the config asks for."""
+    length = cfg.get('published_length')
+    if length and 'warmup_iters' in cfg:
+        cfg.max_iters, cfg.warmup_iters = length.max_iters, length.warmup_iters
+        warmup, decay = cfg.param_scheduler
+        warmup.end, decay.end = length.warmup_iters + 1, length.max_iters + 1
+        cfg.train_cfg.max_iters = length.max_iters
 
 
 def _heads(cfg: Config) -> list:

@@ -34,8 +34,8 @@ class EncoderDecoder(_EncoderDecoder):
 
     ``test_cfg`` is mmseg's; sliding windows also take ``window_batch``, the windows that go through
     the model together (left out: as many as keep their logits under 512 MiB). An image's logits
-    are part of the result where they take at most 1 GiB; its labels always are. Checkpoints of the
-    authors' segmentors load.
+    are part of the result where they take at most 1 GiB (``keep_logits=True``: always); its labels
+    always are. Checkpoints of the authors' segmentors load.
 
     Args:
         backbone: Config of a module with ``output_spec()``.
@@ -138,7 +138,7 @@ class EncoderDecoder(_EncoderDecoder):
             seg_logits: (B, C, H, W).
             data_samples: One per image, with ``ori_shape``, padding and flip.
         """
-        C = seg_logits.shape[1]
+        C, keep = seg_logits.shape[1], self.test_cfg.get('keep_logits')
         if data_samples is None or C == 1:
             return super().postprocess_result(seg_logits, data_samples)
         for logits, sample in zip(seg_logits, data_samples, strict=True):
@@ -149,7 +149,7 @@ class EncoderDecoder(_EncoderDecoder):
             if meta.get('flip'):
                 logits = logits.flip(2 if meta['flip_direction'] == 'horizontal' else 1)
             size = tuple(meta['ori_shape'][:2])
-            if 4 * C * size[0] * size[1] <= _LOGITS_BYTES:
+            if keep or 4 * C * size[0] * size[1] <= _LOGITS_BYTES:
                 logits = upscale(logits, size, self.align_corners)
                 sample.set_data({'seg_logits': PixelData(data=logits)})
             labels = best_class(logits, size, self.align_corners)
