@@ -27,6 +27,8 @@ def train(
     resume: str | None = None,
     tensorboard: bool = False,
     options: dict[str, Any] | None = None,
+    protocol: str = 'ours',
+    weights: str | None = None,
 ) -> int:
     """Train, report, and say what can be done next.
 
@@ -39,11 +41,15 @@ def train(
             run's folder.
         tensorboard: Write TensorBoard events too.
         options: Dotted config keys to values.
+        protocol: ``ours`` or ``authors``, see :func:`mmdet_seg.engine.recipe.load_recipe`.
+        weights: Checkpoint of the encoder instead of the published one.
 
     Returns:
         Exit status: 0, or 130 after an interruption.
     """
-    cfg = load_recipe(config, arch=arch, data=data, options=options)
+    cfg = load_recipe(
+        config, arch=arch, data=data, options=options, protocol=protocol, weights=weights
+    )
     if tensorboard:
         cfg.visualizer.vis_backends = [
             *cfg.visualizer.vis_backends,
