@@ -1,0 +1,84 @@
+"""Lay out a public data set, or look through a folder of your own.
+
+    python tools/prepare.py ade20k ADEChallengeData2016.zip
+    python tools/prepare.py check my_folder
+
+NAME is ade20k, coco_stuff, cityscapes, pascal_context or voc12: SOURCE (zip, tar, folder, or a
+folder that holds the archives) is laid out as --data expects it, labels are converted where they
+have to be, and counts and label values are verified. Run it again after an interruption, it goes
+on. With `check`, SOURCE is your own folder with images/ and masks/; what is found is written to
+SOURCE/dataset.json, and `tools/train.py CONFIG --data SOURCE` trains on it.
+"""
+
+import argparse
+
+from mmdet_seg import command_line
+
+NAMES = ('ade20k', 'coco_stuff', 'cityscapes', 'pascal_context', 'voc12', 'check')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('name', metavar='NAME', choices=NAMES, help=', '.join(NAMES))
+    parser.add_argument('source', metavar='SOURCE', help='what you downloaded, or your own folder')
+    parser.add_argument('--out', metavar='DIR', help='default: where the config expects the data')
+    own = parser.add_argument_group('check')
+    own.add_argument(
+        '--seed', type=int, default=0, help='of the split where there is no train/val (default: 0)'
+    )
+    own.add_argument(
+        '--val-share', type=float, default=0.2, help='share of such a split (default: 0.2)'
+    )
+    args = parser.parse_args()
+    if args.name == 'check' and args.out:
+        parser.error('--out does not go with check: dataset.json lies beside the images.')
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    return check(args) if args.name == 'check' else lay_out(args)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Report on the user's own folder; status 1 where files were broken."""
+    from mmdet_seg.datasets.folder_check import check_folder
+
+    report = check_folder(args.source, args.seed, args.val_share)
+    print('\n'.join(report.lines()))
+    print(f'Train on it: python tools/train.py configs/upernet_internvit.py --data {args.source}')
+    broken = report.broken or report.pairs.clashes
+    return command_line.FAILED if broken else command_line.OK
+
+
+def lay_out(args: argparse.Namespace) -> int:
+    """Prepare a public data set; status 1 where something is missing or broken."""
+    from mmdet_seg.datasets.prepare import prepare
+    from mmdet_seg.datasets.prepare_layouts import LAYOUTS
+
+    done = prepare(args.name, args.source, args.out)
+    layout = LAYOUTS[args.name]
+    counts = ', '.join(f'{k} {v}' for k, v in done.counts.items())
+    print(f'{done.root}: {counts} images; {done.new} files new, {done.kept} there before.')
+    for problem in done.problems[:50]:
+        print(f'  {problem}')
+    if len(done.problems) > 50:
+        print(f'  ... and {len(done.problems) - 50} more.')
+    if done.problems:
+        print(f'{len(done.problems)} problems. What has to be there: {layout.files}.')
+        return command_line.FAILED
+    where = ''
+    if args.out:
+        loaders = (f'{x}_dataloader.dataset.data_root={args.out}' for x in ('train', 'val', 'test'))
+        where = f' --cfg-options {" ".join(loaders)}'
+    print(
+        'Counts and labels are as published. Train on it: '
+        f'python tools/train.py configs/linear_internvit.py --data {layout.data}{where}'
+    )
+    return command_line.OK
+
+
+if __name__ == '__main__':
+    command_line.run(main)
