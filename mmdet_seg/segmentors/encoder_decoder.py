@@ -124,6 +124,21 @@ class EncoderDecoder(_EncoderDecoder):
         )
         return sums
 
+    def whole_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Logits of whole images: (B, 3, H, W) -> (B, C, H, W).
+
+        Images that were padded to even out a batch go through the model without the padding.
+        """
+        sizes = [self._own_size(inputs, meta) for meta in batch_img_metas]
+        if all(size == tuple(inputs.shape[2:]) for size in sizes):
+            return super().whole_inference(inputs, batch_img_metas)
+        logits = new_sums(inputs, self.out_channels)
+        for i, (h, w) in enumerate(sizes):
+            image = inputs[i : i + 1, :, :h, :w]
+            found = self.encode_decode(image, [{'img_shape': image.shape[2:]}])
+            logits[i, :, :h, :w] = found[0].to(logits.device)
+        return logits
+
     def _own_size(self, inputs: Tensor, meta: dict) -> tuple[int, int]:
         """Height and width of an image in a padded batch, up to the next multiple of a patch."""
         _, right, _, bottom = meta.get('img_padding_size', (0, 0, 0, 0))

@@ -5,12 +5,12 @@ numbers come from the encoder.
 """
 
 from mmengine.optim import OptimWrapper
-from mmseg.models import CrossEntropyLoss, FCNHead, SegDataPreProcessor, UPerHead
+from mmseg.models import CrossEntropyLoss, FCNHead, UPerHead
 from torch.nn import SyncBatchNorm
 
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.necks import FeaturePyramid
-from mmdet_seg.segmentors import EncoderDecoder
+from mmdet_seg.segmentors import EncoderDecoder, SegDataPreProcessor
 
 norm_cfg = dict(type=SyncBatchNorm, requires_grad=True)
 # mmseg's 0.01 costs a short run some fifty iterations.
