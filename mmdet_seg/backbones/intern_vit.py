@@ -264,7 +264,9 @@ class InternViT(BaseModule):
         grid = (H // P, W // P)
         tokens = self.patch_embed(x.to(self.patch_embed.proj.weight.dtype))
         if self.num_prefix_tokens:
-            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(tokens), tokens], dim=1)
+            tokens = torch.cat(
+                [self.cls_token.expand(x.shape[0], -1, -1).to(tokens), tokens], dim=1
+            )
         positions = resample_positions(self.pos_embed, grid, self.num_prefix_tokens)
         return tokens + positions.to(tokens), grid
 

@@ -50,7 +50,8 @@ class Attention(nn.Module):
         q, k, v = linear(x, self.qkv.weight, self.qkv.bias).chunk(3, dim=-1)  # each (B, K+N, D)
         q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if self.window and max(grid) > self.window:
+        # A window that covers the grid is global attention: exported, so for every size.
+        if self.window and (torch.compiler.is_exporting() or max(grid) > self.window):
             where = (grid, self.window, self.num_prefix_tokens)
             (q, mask), (k, _), (v, _) = (partition(t, *where) for t in (q, k, v))
             out = merge(attention(q, k, v, backend=self.backend, key_mask=mask), *where)

@@ -35,7 +35,8 @@ def resample_positions(table: Tensor, grid: tuple[int, int], num_prefix_tokens: 
             f'with {num_prefix_tokens} prefix token(s) the table must hold '
             f'{num_prefix_tokens} + n*n rows.'
         )
-    if (side, side) == tuple(grid):
+    # An exported program decides nothing by its input's size; bicubic to the same size is identity.
+    if not torch.compiler.is_exporting() and (side, side) == tuple(grid):
         return table
     maps = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
     maps = F.interpolate(maps, size=tuple(grid), mode='bicubic', align_corners=False)

@@ -30,8 +30,8 @@ def partition(
     B, H, _, d = x.shape
     h, w = grid
     K, W = num_prefix_tokens, window
-    pad_h, pad_w = -h % W, -w % W
-    rows, cols = (h + pad_h) // W, (w + pad_w) // W
+    rows, cols = (h + W - 1) // W, (w + W - 1) // W  # not -(-h // W), which ONNX truncates
+    pad_h, pad_w = rows * W - h, cols * W - w
 
     def cut(maps: Tensor) -> Tensor:  # (b, c, h, w, e) -> (b * n, c, W * W, e)
         b, c, _, _, e = maps.shape
@@ -42,7 +42,7 @@ def partition(
     if K:
         prefix = x[:, None, :, :K].expand(B, rows * cols, H, K, d).flatten(0, 1)
         windows = torch.cat([prefix, windows], dim=2)
-    if not (pad_h or pad_w):
+    if not torch.compiler.is_exporting() and not (pad_h or pad_w):
         return windows, None
     mask = cut(torch.ones(1, 1, h, w, 1, dtype=torch.uint8, device=x.device)).bool()  # (n,1,W*W,1)
     mask = F.pad(mask[:, 0, :, 0], (K, 0), value=True)
@@ -53,10 +53,15 @@ def merge(windows: Tensor, grid: tuple[int, int], window: int, num_prefix_tokens
     """Inverse of :func:`partition`: (B*n, K + W*W, H, d) -> (B, K + h*w, H, d)."""
     h, w = grid
     K, W = num_prefix_tokens, window
-    rows, cols = -(-h // W), -(-w // W)
+    rows, cols = (h + W - 1) // W, (w + W - 1) // W
     _, _, H, d = windows.shape
     x = windows[:, K:].view(-1, rows, cols, W, W, H, d).permute(0, 1, 3, 2, 4, 5, 6)
-    x = x.reshape(-1, rows * W, cols * W, H, d)[:, :h, :w].flatten(1, 2)
+    x = x.reshape(-1, rows * W, cols * W, H, d)
+    if torch.compiler.is_exporting():  # slices would ask whether anything is cut off
+        kept = (torch.arange(side, device=x.device) for side in grid)
+        x = x.index_select(1, next(kept)).index_select(2, next(kept)).flatten(1, 2)
+    else:
+        x = x[:, :h, :w].flatten(1, 2)
     if not K:
         return x
     prefix = windows[:, :K].unflatten(0, (-1, rows * cols)).mean(1)

@@ -72,10 +72,13 @@ def _needs_grad(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
 
 
+def _weights_bytes(q: Tensor, k: Tensor) -> int:
+    return q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()
+
+
 def _choose(q: Tensor, k: Tensor, v: Tensor) -> str:
     half = q.dtype in (torch.bfloat16, torch.float16)
-    weights = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()
-    fits = weights <= _STORED_BYTES or not _needs_grad(q, k, v)
+    fits = not _needs_grad(q, k, v) or _weights_bytes(q, k) <= _STORED_BYTES
     name = 'eager' if q.device.type == 'cpu' and half and fits else 'sdpa'
     if not torch.compiler.is_compiling():
         choice = (q.device.type, str(q.dtype).removeprefix('torch.'), name)
@@ -92,8 +95,10 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         bias = torch.zeros(B, 1, 1, N, dtype=q.dtype, device=q.device)
         bias = bias.masked_fill_(~key_mask[:, None, None, :], float('-inf'))
     q = q * d**-0.5
-    step = max(1, _SCORE_BYTES // max(1, N * N * q.element_size()))
-    if _needs_grad(q, k, v) or step >= B * H or torch.compiler.is_compiling():
+    # A graph that is compiled or exported must not depend on N.
+    whole = torch.compiler.is_compiling() or _needs_grad(q, k, v)
+    step = B * H if whole else max(1, _SCORE_BYTES // max(1, N * N * q.element_size()))
+    if step >= B * H:
         scores = q @ k.transpose(-1, -2)  # (B, H, N, N)
         if bias is not None:
             scores = scores + bias
