@@ -27,7 +27,43 @@ def parse_args() -> argparse.Namespace:
         '--stock-depth', type=int, default=6, metavar='N', help='blocks for torch.load, beside ours'
     )
     load.add_argument('--folder', metavar='DIR', help='where 12 GB are free; default: temporary')
+    segmentation = jobs.add_parser(
+        'segmentation', help='mIoU, time and memory of (config, checkpoint) pairs in one table'
+    )
+    segmentation.add_argument(
+        'list', metavar='LIST', help='lines CONFIG CHECKPOINT [KEY=VALUE ...], or JSON or YAML'
+    )
+    segmentation.add_argument('--out', metavar='DIR', default='work_dirs/segmentation_benchmark')
+    segmentation.add_argument(
+        '--processes', type=int, default=1, metavar='N', help='share the images of each evaluation'
+    )
+    slide = jobs.add_parser('slide', help="sliding windows beside mmseg's own loop")
+    slide.add_argument('--config', default='linear_internvit', metavar='NAME')
+    slide.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
+    slide.add_argument(
+        '--sizes', nargs='+', default=['504x672', '1008x1344'], metavar='HxW', help='of the image'
+    )
+    slide.add_argument('--rounds', type=int, default=3, metavar='N')
+    frozen = jobs.add_parser(
+        'frozen', help='a training step of the frozen linear recipe beside mmseg with timm'
+    )
+    frozen.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
+    frozen.add_argument('--crop', type=int, default=504, metavar='PIXELS')
+    frozen.add_argument('--batch', type=int, default=2, metavar='N')
+    frozen.add_argument('--steps', type=int, default=4, metavar='N')
+    frozen.add_argument('--rounds', type=int, default=2, metavar='N')
     return parser.parse_args()
+
+
+def sizes(texts: list[str]) -> list[tuple[int, int]]:
+    """'504x672' to (504, 672)."""
+    found = []
+    for text in texts:
+        height, _, width = text.partition('x')
+        if not (height.isdigit() and width.isdigit()):
+            raise ValueError(f'--sizes {text} is not HEIGHTxWIDTH in pixels, such as 504x672.')
+        found.append((int(height), int(width)))
+    return found
 
 
 def main() -> int:
@@ -39,6 +75,24 @@ def main() -> int:
             args.arch, args.dtypes, args.batches, args.rounds, args.device, command_line.note
         )
         print(f'{command_line.machine()}\n\n{encoder_benchmark.table(rows)}')
+    elif args.job == 'segmentation':
+        from mmdet_seg.engine import segmentation_benchmark
+
+        return segmentation_benchmark.run(args.list, args.out, args.processes)
+    elif args.job == 'slide':
+        from mmdet_seg.engine import slide_benchmark
+
+        rows = slide_benchmark.run(
+            args.config, args.arch, sizes(args.sizes), args.rounds, command_line.note
+        )
+        print(f'{command_line.machine()}\n\n{slide_benchmark.table(rows)}')
+    elif args.job == 'frozen':
+        from mmdet_seg.engine import frozen_benchmark
+
+        rows = frozen_benchmark.run(
+            args.arch, args.crop, args.batch, args.steps, args.rounds, command_line.note
+        )
+        print(f'{command_line.machine()}\n\n{frozen_benchmark.table(rows)}')
     else:
         from mmdet_seg.engine import load_benchmark
 
