@@ -15,7 +15,13 @@ from rich.progress import track
 
 from mmdet_seg.datasets.folder_classes import Classes, choose_classes, label
 from mmdet_seg.datasets.folder_index import INDEX, FolderIndex
-from mmdet_seg.datasets.folder_masks import COLORS, VALUES, key_to_parts, read_mask
+from mmdet_seg.datasets.folder_masks import (
+    COLORS,
+    VALUES,
+    key_to_parts,
+    read_mask,
+    what_is_wrong,
+)
 from mmdet_seg.datasets.folder_pairs import Pairs, draw_splits, find_pairs
 
 _SHOWN = 8  # names of files that a line lists
@@ -172,7 +178,7 @@ def _scan(folder: Path, pair: tuple[str, str], coding: str | None) -> _Scan | st
             if opened.getexif().get(_ORIENTATION) in _ROTATED:
                 size = size[::-1]
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return f'{image}: cannot be read as an image ({error}).'
+        return f'{image}: cannot be read as an image ({what_is_wrong(error)}).'
     try:
         keys, found = read_mask(mask, coding)
     except ValueError as error:

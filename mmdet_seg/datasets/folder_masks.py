@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 VALUES, COLORS = 'values', 'colors'
 IGNORE = 255
@@ -39,13 +39,20 @@ def read_mask(path: str | Path, coding: str | None = None) -> tuple[np.ndarray, 
                 )
             pixels = np.asarray(image.convert('RGB')).astype(np.int32)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{path}: cannot be read as an image ({error}).') from error
+        raise ValueError(f'{path}: cannot be read as an image ({what_is_wrong(error)}).') from error
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     if coding != COLORS and (red == green).all() and (green == blue).all():
         return red, VALUES
     if coding == VALUES:
         raise ValueError(f'{path}: a coloured mask among masks of plain values.')
     return red << 16 | green << 8 | blue, COLORS
+
+
+def what_is_wrong(error: Exception) -> str:
+    """Pillow's message, without the object that it could not identify."""
+    if isinstance(error, UnidentifiedImageError):
+        return 'no kind of image that is known'
+    return str(error)
 
 
 def to_classes(mask: np.ndarray, keys: list[int]) -> np.ndarray:

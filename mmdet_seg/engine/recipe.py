@@ -88,7 +88,8 @@ def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
     for key in ('slide_stride', 'crop_size', 'num_classes'):
         cfg.pop(key, None)
     runtime = Config.fromfile(str(DATA_ROOT.parent / 'runtime.py'))
-    for key, value in overlay.items():
+    # Types stay names: a run's copy of the config could not hold classes, nor imported ones.
+    for key, value in overlay._to_lazy_dict().items():
         if key == 'default_hooks':
             cfg.merge_from_dict({key: value})
         elif key not in runtime:  # replaced, not merged: leftovers would be silent damage

@@ -1,4 +1,4 @@
-"""Public data sets, made up small in the form in which they are published, laid out and verified."""
+"""Public data sets, made up small in the form in which they are published, are laid out."""
 
 import ast
 import io
@@ -130,8 +130,15 @@ def small(name: str):
     return replace(layout, splits={k: replace(s, count=n) for (k, s), n in splits})
 
 
-@pytest.mark.parametrize('form', ['folder', 'zip', 'tar', 'folder of archives'])
-@pytest.mark.parametrize('name', sorted(LAYOUTS))
+@pytest.mark.parametrize(
+    ('name', 'form'),
+    [
+        ('ade20k', 'zip'),
+        ('voc12', 'tar'),
+        ('cityscapes', 'folder'),
+        *((name, 'folder of archives') for name in sorted(LAYOUTS)),
+    ],
+)
 def test_what_is_laid_out_is_what_mmseg_reads(name, form, tmp_path):
     files = tree(name)
     if form == 'folder':
