@@ -11,6 +11,7 @@ SOURCE/dataset.json, and `tools/train.py CONFIG --data SOURCE` trains on it.
 """
 
 import argparse
+import shlex
 
 from mmdet_seg import command_line
 
@@ -48,7 +49,9 @@ def check(args: argparse.Namespace) -> int:
 
     report = check_folder(args.source, args.seed, args.val_share)
     print('\n'.join(report.lines()))
-    print(f'Train on it: python tools/train.py configs/upernet_internvit.py --data {args.source}')
+    print(
+        f'Train on it: python tools/train.py configs/upernet_internvit.py --data {shlex.quote(args.source)}'
+    )
     broken = report.broken or report.pairs.clashes
     return command_line.FAILED if broken else command_line.OK
 
@@ -71,7 +74,10 @@ def lay_out(args: argparse.Namespace) -> int:
         return command_line.FAILED
     where = ''
     if args.out:
-        loaders = (f'{x}_dataloader.dataset.data_root={args.out}' for x in ('train', 'val', 'test'))
+        loaders = (
+            f'{x}_dataloader.dataset.data_root={shlex.quote(args.out)}'
+            for x in ('train', 'val', 'test')
+        )
         where = f' --cfg-options {" ".join(loaders)}'
     print(
         'Counts and labels are as published. Train on it: '

@@ -34,7 +34,7 @@ def choose_classes(found: list[int], coding: str, folder: Path) -> Classes:
     """Decide which labels are classes.
 
     ``classes.txt`` decides where there is one: a name per line in the order of the sorted labels,
-    or ``value name`` (``red green blue name``) lines, where labels that are not named are ignored,
+    or ``value name`` (``red green blue name``) lines in any order, where what is not named is ignored,
     and so are those named ``ignore``. Otherwise every label is a class, except 255 beside two or
     more others.
 
@@ -62,7 +62,7 @@ def choose_classes(found: list[int], coding: str, folder: Path) -> Classes:
             named = {0: 'background', 255: 'foreground'}
         elif coding == VALUES and len(found) > 2:
             named.pop(IGNORE, None)
-    named = {k: n for k, n in sorted(named.items()) if n.lower() not in _IGNORED}
+    named = {k: n for k, n in named.items() if n.lower() not in _IGNORED}
     if not 1 < len(named) <= MOST_CLASSES:
         raise ValueError(
             f'{folder}: {len(named)} classes; there have to be 2 to {MOST_CLASSES}. The masks hold '

@@ -1,5 +1,6 @@
 """A user's own folder of images and masks as a segmentation data set."""
 
+import shlex
 from pathlib import Path
 
 import mmengine
@@ -57,7 +58,7 @@ class FolderSegDataset(BaseSegDataset):
             if not (root / name).is_file():
                 raise FileNotFoundError(
                     f'{root / name} is gone since the folder was prepared; '
-                    f"run 'python tools/prepare.py check {root}' again."
+                    f"run 'python tools/prepare.py check {shlex.quote(str(root))}' again."
                 )
         common = dict(
             label_map=None,

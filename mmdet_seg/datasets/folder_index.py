@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def read_index(folder: str | Path) -> FolderIndex:
         ValueError: It is broken or another program's.
     """
     path = Path(folder) / INDEX
-    remedy = f"run 'python tools/prepare.py check {folder}' first"
+    remedy = f"run 'python tools/prepare.py check {shlex.quote(str(folder))}' first"
     if not path.is_file():
         raise FileNotFoundError(
             f'{folder} has no {INDEX}: {remedy}, it finds images and masks and writes it.'
