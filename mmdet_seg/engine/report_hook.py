@@ -100,6 +100,7 @@ class ReportHook(Hook):
             'best': best,
             'validations': validations,
             'seconds': round(_info(hub, SECONDS, 0.0), 1),
+            'wait_share': wait_share(hub.log_scalars),
             'parameters': self.parameters,
             'peak_memory_mib': peak_memory(),
             'versions': {'mmdet_seg': __version__, **{p: version(p) for p in _PACKAGES}},
@@ -114,6 +115,20 @@ class ReportHook(Hook):
         aside = path.with_suffix('.part')
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + '\n')
         aside.replace(path)
+
+
+def wait_share(scalars: dict[str, Any]) -> float | None:
+    """Part of the training time that was spent waiting for data; the first iteration is left out.
+
+    Args:
+        scalars: mmengine's history buffers, with ``train/time`` and ``train/data_time``.
+    """
+    if not {'train/time', 'train/data_time'} <= scalars.keys():
+        return None
+    total, waited = (
+        float(scalars[f'train/{key}'].data[0][1:].sum()) for key in ('time', 'data_time')
+    )
+    return round(waited / total, 4) if total else None
 
 
 def peak_memory() -> dict[str, int]:

@@ -50,6 +50,7 @@ def test_what_a_run_leaves_and_says(run):
     assert [v['iteration'] for v in summary['validations']] == [ITERS]
     assert summary['best']['per_class_iou'].keys() >= {'sky', 'road'}
     assert summary['seconds'] > 0
+    assert 0 <= summary['wait_share'] < 1
     assert summary['peak_memory_mib']['host'] > 100
     assert summary['parameters']['trained'] == summary['parameters']['total'] > 0
     assert summary['versions'].keys() >= {'mmdet_seg', 'torch', 'mmsegmentation'}
