@@ -33,6 +33,9 @@ OPTIONAL = {
     'transformers': 'mmdet_seg/engine/encoder_benchmark.py',
     'mmdet': 'mmdet_seg/datasets/scenes_det_dataset.py',
     'huggingface_hub': 'mmdet_seg/backbones/hub.py',
+    'onnx': 'mmdet_seg/engine/onnx_export.py',
+    'onnxruntime': 'mmdet_seg/engine/onnx_export.py',
+    'onnxscript': 'mmdet_seg/engine/onnx_export.py',
     'deepspeed': None,
     'peft': None,
 }

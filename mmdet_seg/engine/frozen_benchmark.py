@@ -5,6 +5,7 @@ marked as not requiring gradients, with a linear head. Each way runs in a proces
 that its peak memory is its own; the ways take turns.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -123,10 +124,8 @@ def _ours(arch: str, crop: int) -> tuple:
 
 
 def _stock(arch: str, crop: int) -> tuple:
-    try:
-        import timm  # noqa: F401
-    except ImportError as error:
-        raise ValueError('The stock way needs timm: pip install mmdet_seg[peers].') from error
+    if importlib.util.find_spec('timm') is None:
+        raise ValueError('The stock way needs timm: pip install mmdet_seg[peers].')
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 

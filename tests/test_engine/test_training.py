@@ -231,7 +231,9 @@ def test_another_models_checkpoint_is_refused(run, tmp_path):
     assert 'is not a checkpoint of this model: it lacks decode_head.norm' in done.stderr
 
 
-@pytest.mark.parametrize('name', ['train', 'test', 'infer', 'convert', 'benchmark'])
+@pytest.mark.parametrize(
+    'name', ['train', 'test', 'infer', 'convert', 'benchmark', 'export', 'prepare']
+)
 def test_help_is_instant(name):
     start = time.perf_counter()
     done = tool(name, '--help')
