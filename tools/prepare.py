@@ -49,9 +49,8 @@ def check(args: argparse.Namespace) -> int:
 
     report = check_folder(args.source, args.seed, args.val_share)
     print('\n'.join(report.lines()))
-    print(
-        f'Train on it: python tools/train.py configs/upernet_internvit.py --data {shlex.quote(args.source)}'
-    )
+    folder = shlex.quote(args.source)
+    print(f'Train on it: python tools/train.py configs/upernet_internvit.py --data {folder}')
     broken = report.broken or report.pairs.clashes
     return command_line.FAILED if broken else command_line.OK
 

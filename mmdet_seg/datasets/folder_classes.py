@@ -34,9 +34,9 @@ def choose_classes(found: list[int], coding: str, folder: Path) -> Classes:
     """Decide which labels are classes.
 
     ``classes.txt`` decides where there is one: a name per line in the order of the sorted labels,
-    or ``value name`` (``red green blue name``) lines in any order, where what is not named is ignored,
-    and so are those named ``ignore``. Otherwise every label is a class, except 255 beside two or
-    more others.
+    or ``value name`` (``red green blue name``) lines in any order. What is not
+    named, or named ``ignore``, is ignored. Without the file every label is a class, except 255
+    beside two or more others.
 
     Args:
         found: Every key (see :func:`mmdet_seg.datasets.folder_masks.read_mask`) in the masks.
