@@ -128,6 +128,26 @@ def test_mistakes(kwargs, message):
         load_recipe('upernet_internvit', **kwargs)
 
 
+@pytest.mark.parametrize('data', [None, 'scenes', 'ade20k'])
+@pytest.mark.parametrize('arch', [None, 'tiny', '300m-448px-v2-5', '6b-224px'])
+@pytest.mark.parametrize('protocol', ['ours', 'authors'])
+def test_what_a_run_writes_is_the_same_config(data, arch, protocol, tmp_path):
+    for name in ('upernet_internvit', 'linear_internvit_1of4'):
+        cfg = load_recipe(name, arch=arch, data=data, protocol=protocol)
+        cfg.dump(tmp_path / 'run.py')
+        again = load_recipe(str(tmp_path / 'run.py'))
+        ours, theirs = (dict(c.model.backbone) | {'type': ''} for c in (cfg, again))
+        assert ours == theirs
+        for key in ('subset', 'published_miou', 'crop_size'):
+            assert again.get(key) == cfg.get(key), key
+        assert again.train_cfg.max_iters == cfg.train_cfg.max_iters
+        ends = [[s.end for s in c.param_scheduler] for c in (cfg, again)]
+        assert ends[0] == ends[1]
+        assert again.optim_wrapper.optimizer.lr == cfg.optim_wrapper.optimizer.lr
+        steps = [c.test_dataloader.dataset.pipeline[1]['type'] for c in (cfg, again)]
+        assert len({getattr(s, '__name__', s).rsplit('.', 1)[-1] for s in steps}) == 1
+
+
 def test_weights_of_ones_own(tmp_path):
     cfg = load_recipe('upernet_internvit_frozen', arch='300m-448px', weights='a/b.pth')
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='a/b.pth')

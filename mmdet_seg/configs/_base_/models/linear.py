@@ -1,7 +1,6 @@
 """InternViT and a linear head (batch norm, 1x1 convolution) on one block's map."""
 
 from mmengine.config import read_base
-from mmengine.optim import OptimWrapper
 from mmseg.models import CrossEntropyLoss
 
 from mmdet_seg.heads import LinearHead
@@ -20,5 +19,5 @@ model.decode_head = dict(
 # What `--arch` with published weights adds: the encoder trained end to end, as for few shots.
 published = dict(
     model=dict(encoder_dtype='bf16', backbone=dict(drop_path_rate=0.4, grad_checkpointing=True)),
-    optim_wrapper=dict(type=OptimWrapper, clip_grad=None),
+    optim_wrapper=dict(type='OptimWrapper', clip_grad=None),
 )

@@ -4,7 +4,6 @@
 numbers come from the encoder.
 """
 
-from mmengine.optim import OptimWrapper
 from mmseg.models import CrossEntropyLoss, FCNHead, UPerHead
 from torch.nn import SyncBatchNorm
 
@@ -65,7 +64,7 @@ published = dict(
         decode_head=dict(dropout_ratio=0.1, init_cfg=dict(std=0.01)),
         auxiliary_head=dict(dropout_ratio=0.1, init_cfg=dict(std=0.01)),
     ),
-    optim_wrapper=dict(type=OptimWrapper, clip_grad=None),
+    optim_wrapper=dict(type='OptimWrapper', clip_grad=None),
 )
 # Nothing was published for 300M; our choice: the lowest block learns at the 6B recipe's share of
 # the rate (0.9 ** 24 is 0.95 ** 48), half the drop path.
