@@ -58,6 +58,7 @@ def run(
     init_default_scope('mmseg')
     torch.manual_seed(0)
     ours = revert_sync_batchnorm(MODELS.build(cfg)).eval()
+    ours.test_cfg.keep_logits = True  # mmseg always keeps them
     nn.init.normal_(ours.decode_head.conv_seg.weight)
     stock = stock_twin(ours)
     return [_measure(ours, stock, size, rounds, progress) for size in sizes]
