@@ -126,5 +126,9 @@ def _type_name(step: dict) -> str:
 
 
 def _metainfo(cfg: Config) -> dict:
-    kind = cfg.test_dataloader.dataset.type
-    return (DATASETS.get(kind) if isinstance(kind, str) else kind).METAINFO
+    """Classes and palette of the test data, from the class or, where folders differ, the data."""
+    dataset = cfg.test_dataloader.dataset
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    if 'classes' in kind.METAINFO:
+        return kind.METAINFO
+    return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo

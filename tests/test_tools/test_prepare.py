@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mmdet_seg.engine.inference import Segmenter
+from mmdet_seg.engine.recipe import load_recipe
 from tests.small_runs import tool
 
 COLORS = np.array([(9, 9, 9), (0, 200, 0), (200, 0, 200)], np.uint8)
@@ -76,6 +79,12 @@ def test_a_folder_of_ones_own_from_check_to_inference(own, tmp_path):
     colors = np.unique(np.asarray(Image.open(next((out / 'colors').iterdir()))).reshape(-1, 3),
                        axis=0)  # fmt: skip
     assert {tuple(c) for c in colors} <= {tuple(c) for c in COLORS}
+
+    bare = tmp_path / 'bare.pth'  # weights alone: the classes come from the folder
+    torch.save(torch.load(checkpoint, weights_only=False)['state_dict'], bare)
+    segmenter = Segmenter(load_recipe(str(tmp_path / 'run' / 'upernet_internvit.py')), bare)
+    assert list(segmenter.classes) == NAMES
+    assert segmenter.palette.tolist() == [list(c) for c in COLORS]
 
 
 def test_a_wrong_count_is_status_1_with_a_list_and_no_source_is_2(tmp_path):
