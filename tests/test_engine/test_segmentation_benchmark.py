@@ -64,7 +64,7 @@ def test_stopped_resumed_with_a_broken_pair_and_two_processes(folder, pairs, cap
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        # A suite that runs in a shell's background was told to ignore Ctrl-C; a person's shell is not.
+        # A suite in a shell's background was told to ignore Ctrl-C; a person's tool is not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     first = next(line for line in process.stderr if line.startswith('1/3'))
