@@ -29,8 +29,8 @@ setup(
     package_dir=TOOLS,
     package_data={'mmdet_seg.configs': ['*.md']},
     install_requires=[
-        'torch>=2.4',
-        'torchvision>=0.19',
+        'torch>=2.7',
+        'torchvision>=0.22',
         'mmengine>=0.10.7,<0.12',
         'mmcv-lite>=2.0.0rc4,<2.2',
         'mmsegmentation>=1.2.2,<1.3',
