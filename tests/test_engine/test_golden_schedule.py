@@ -51,9 +51,16 @@ def test_groups_of_a_whole_segmentor(authors):
         assert group['eps'] == meta['groups']['full'][0]['eps']
 
 
-@pytest.mark.parametrize('which', ['full_tuning', 'frozen'])
-def test_groups_by_depth(which):
-    table = load_meta('D_layer_decay_internvl_segmentation')[which]
+@pytest.mark.parametrize(
+    ('case', 'which'),
+    [
+        ('D_layer_decay_internvl_segmentation', 'full_tuning'),
+        ('D_layer_decay_internvl_segmentation', 'frozen'),
+        ('D_layer_decay_mmdetseg_mmsegmentation', 'internvit6b'),
+    ],
+)
+def test_groups_by_depth(case, which):
+    table = load_meta(case)[which]
     config = table['backbone_config']
 
     class Model(nn.Module):
@@ -63,8 +70,9 @@ def test_groups_by_depth(which):
             from mmdet_seg.necks import FeaturePyramid
 
             arch = {k: config[k] for k in ('embed_dim', 'depth', 'num_heads', 'img_size')}
-            self.backbone = InternViT(arch, frozen=config['freeze_vit'])
-            self.neck = FeaturePyramid(config['embed_dim'])
+            self.backbone = InternViT(arch, frozen=config.get('freeze_vit', False))
+            if config.get('with_fpn'):
+                self.neck = FeaturePyramid(config['embed_dim'])
 
     options = {
         'optim_wrapper.paramwise_cfg.decay_positions': True,
