@@ -88,6 +88,7 @@ def test_onnx_of_upernet_answers_at_any_size(tmp_path):
     assert len(again.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow  # two more exports; UperNet's in this file covers the path
 @pytest.mark.parametrize(
     ('form', 'options'),
     [
