@@ -56,6 +56,7 @@ def pairs(folder) -> Path:
     return path
 
 
+@pytest.mark.slow  # some ten processes start
 def test_stopped_resumed_with_a_broken_pair_and_two_processes(folder, pairs, capsys):
     out = folder / 'out'
     command = [sys.executable, str(ROOT / 'tools/benchmark.py'), 'segmentation', str(pairs)]
