@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmdet_seg import command_line
 from mmdet_seg.engine.checkpoint import load_weights
-from mmdet_seg.engine.inference import _metainfo as dataset_meta
+from mmdet_seg.engine.inference import dataset_meta
 from mmdet_seg.engine.recipe import load_recipe
 
 FORMATS = {'onnx': '.onnx', 'torch_export': '.pt2'}

@@ -84,13 +84,14 @@ def measure(name: str, arch: str, crop: int, batch: int, steps: int) -> Row:
     import torch
     from mmengine.optim import build_optim_wrapper
 
-    from mmdet_seg.engine.load_benchmark import GIB, _peak_bytes, _status
+    from mmdet_seg.engine.load_benchmark import GIB
+    from mmdet_seg.engine.process_memory import memory_status, peak_bytes
 
     build = _ours if name == OURS else _stock
     torch.manual_seed(0)
     import mmseg.models  # noqa: F401
 
-    base = _status().get('VmRSS', 0)
+    base = memory_status().get('VmRSS', 0)
     model, wrapper = build(arch, crop)
     model.train()
     optim_wrapper = build_optim_wrapper(model, wrapper)
@@ -103,7 +104,7 @@ def measure(name: str, arch: str, crop: int, batch: int, steps: int) -> Row:
     return Row(
         name,
         median(seconds[1:]),
-        _peak_bytes() / GIB,
+        peak_bytes() / GIB,
         base / GIB,
         sum(p.numel() for p in model.parameters() if p.requires_grad),
     )

@@ -41,7 +41,7 @@ class Segmenter:
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         model = MODELS.build(cfg.model)
-        meta = load_weights(model, checkpoint).get('dataset_meta') or _metainfo(cfg)
+        meta = load_weights(model, checkpoint).get('dataset_meta') or dataset_meta(cfg)
         self.classes: Sequence[str] = meta['classes']
         self.palette = np.array(meta['palette'], dtype=np.uint8)
         self.model = revert_sync_batchnorm(model).to(self.device).eval()
@@ -125,7 +125,7 @@ def _type_name(step: dict) -> str:
     return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
-def _metainfo(cfg: Config) -> dict:
+def dataset_meta(cfg: Config) -> dict:
     """Classes and palette of the test data, from the class or, where folders differ, the data."""
     dataset = cfg.test_dataloader.dataset
     kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type

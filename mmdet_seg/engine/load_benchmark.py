@@ -8,7 +8,6 @@ out of the page cache before each run, so that reading the disk counts.
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from mmdet_seg.backbones import InternViT
 from mmdet_seg.backbones.checkpoint_writer import EncoderTensors, write_encoder
 from mmdet_seg.backbones.layouts import expected_shapes
 from mmdet_seg.backbones.variants import ARCHS, Arch
+from mmdet_seg.engine.process_memory import memory_status, peak_bytes
 
 GIB = 2**30
 OURS, STOCK = 'InternViT.from_pretrained', 'torch.load + load_state_dict'
@@ -177,7 +177,7 @@ def measure(method: str, arch: Arch, path: str, crop: int) -> LoadRow:
         dtype=str(encoder.pos_embed.dtype).removeprefix('torch.'),
         load_seconds=load_seconds,
         crop_seconds=crop_seconds,
-        peak_gib=_peak_bytes() / GIB,
+        peak_gib=peak_bytes() / GIB,
         peak_anonymous_gib=memory.peak.get('RssAnon', math.nan) / GIB,
         peak_mapped_gib=memory.peak.get('RssFile', math.nan) / GIB,
         before_gib=memory.before.get('VmRSS', math.nan) / GIB,
@@ -188,7 +188,7 @@ class _Memory:
     """Watches this process's memory (Linux; elsewhere nothing is seen) from a thread."""
 
     def __enter__(self) -> '_Memory':
-        self.before = _status()
+        self.before = memory_status()
         self.peak = dict(self.before)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -201,24 +201,8 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            for key, value in _status().items():
+            for key, value in memory_status().items():
                 self.peak[key] = max(self.peak.get(key, 0), value)
-
-
-def _peak_bytes() -> int:
-    """VmHWM; where there is none ru_maxrss, which can be that of the process that started us."""
-    if 'VmHWM' in (status := _status()):
-        return status['VmHWM']
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _status() -> dict[str, int]:
-    """Bytes by name from ``/proc/self/status``."""
-    path = Path('/proc/self/status')
-    lines = path.read_text().splitlines() if path.is_file() else []
-    wanted = ('VmHWM', 'VmRSS', 'RssAnon', 'RssFile')
-    found = (line.split() for line in lines if line.startswith(wanted))
-    return {name.rstrip(':'): int(value) * 1024 for name, value, *_ in found}
 
 
 def _measure_in_child(method: str, arch: Arch, path: Path, crop: int) -> LoadRow:

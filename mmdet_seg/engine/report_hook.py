@@ -2,7 +2,6 @@
 
 import json
 import platform
-import resource
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmengine.hooks import Hook
 
 from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.plots import draw_curves, draw_predictions
+from mmdet_seg.engine.process_memory import peak_bytes
 from mmdet_seg.registry import HOOKS
 from mmdet_seg.version import __version__
 
@@ -133,7 +133,7 @@ def wait_share(scalars: dict[str, Any]) -> float | None:
 
 def peak_memory() -> dict[str, int]:
     """MiB at most so far: of this process, and on the CUDA device where there is one."""
-    peak = {'host': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+    peak = {'host': peak_bytes() >> 20}
     if torch.cuda.is_available():
         peak['cuda'] = torch.cuda.max_memory_allocated() >> 20
     return peak

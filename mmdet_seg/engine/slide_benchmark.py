@@ -1,5 +1,6 @@
 """Sliding windows beside mmseg's own loop: the same model, weights and images, in one run."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,12 +67,9 @@ def run(
 
 def stock_twin(ours: nn.Module) -> StockEncoderDecoder:
     """mmseg's own segmentor around the very same modules."""
-    stock = StockEncoderDecoder.__new__(StockEncoderDecoder)
-    nn.Module.__init__(stock)
-    stock.__dict__.update({k: v for k, v in ours.__dict__.items() if k not in stock.__dict__})
-    for name, module in ours.named_children():
-        setattr(stock, name, module)
-    return stock.eval()
+    stock = copy.copy(ours)
+    stock.__class__ = StockEncoderDecoder
+    return stock
 
 
 @torch.no_grad()
