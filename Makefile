@@ -20,7 +20,7 @@ train: $(READY)
 	$(BIN)/python tools/train.py configs/upernet_internvit.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

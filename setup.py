@@ -60,6 +60,7 @@ setup(
             'onnxscript>=0.5',
             'onnxruntime>=1.20',
             'pytest>=8',
+            'pytest-xdist>=3.6',
             'ruff==0.17.6',
         ],
     },

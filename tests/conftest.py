@@ -3,4 +3,5 @@
 import os
 
 os.environ.setdefault('GOMP_SPINCOUNT', '3000')
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+# One of several workers (`make test`) leaves the other cores to the others.
+os.environ.setdefault('OMP_NUM_THREADS', '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2')

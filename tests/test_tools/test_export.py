@@ -12,8 +12,9 @@ from torch import nn
 
 import mmdet_seg  # noqa: F401  (before mmseg's models)
 from mmdet_seg.datasets import SceneSegDataset
-from mmdet_seg.engine import export as exporting
-from mmdet_seg.engine.export import AdaptivePool, export
+from mmdet_seg.engine import pt2_export
+from mmdet_seg.engine.export import export
+from mmdet_seg.engine.exported_segmentor import AdaptivePool, trace
 from mmdet_seg.engine.recipe import load_recipe
 from tests.small_runs import tool
 
@@ -107,9 +108,9 @@ def test_linear_head_windowed_and_in_bf16(form, options, tmp_path, capsys):
     if form == 'onnx':
         assert [p.name for p in tmp_path.iterdir() if p != path] == ['model.onnx']
         return
-    extra = {exporting.METADATA: ''}
+    extra = {pt2_export.METADATA: ''}
     program = torch.export.load(tmp_path / 'model.pt2', extra_files=extra).module()
-    facts = json.loads(extra[exporting.METADATA])
+    facts = json.loads(extra[pt2_export.METADATA])
     assert facts['classes'] == list(SceneSegDataset.METAINFO['classes'])
     assert facts['size_multiple'] == 14
     for shape in ((2, 3, 56, 84), (1, 3, 98, 56)):
@@ -120,13 +121,13 @@ def test_linear_head_windowed_and_in_bf16(form, options, tmp_path, capsys):
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, capsys):
     path, _ = checkpoint(tmp_path, 'linear_internvit')
-    original = exporting.open_file
+    original = pt2_export.open_file
 
     def off_by_a_percent(file):
         run = original(file)
         return lambda images: 1.01 * run(images)
 
-    monkeypatch.setattr(exporting, 'open_file', off_by_a_percent)
+    monkeypatch.setattr(pt2_export, 'open_file', off_by_a_percent)
     assert export('linear_internvit', str(path), 'torch_export', arch='tiny', size=(56, 56)) == 1
     assert 'more than 0.001 is an error' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
@@ -140,7 +141,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(model.decode_head), 'forward', depends_on_values)
     with pytest.raises(ValueError, match='as torch_export: this model cannot be exported'):
-        exporting.trace(model, 14, 2, 'x.py as torch_export')
+        trace(model, 14, 2, 'x.py as torch_export')
     for args, message in (
         (('nowhere.pth',), 'no such checkpoint'),
         ((path, '--out', tmp_path / 'x.onnx'), 'the file has to end in .pt2'),
