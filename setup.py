@@ -47,6 +47,7 @@ setup(
     extras_require={
         'det': ['mmdet>=3.3,<3.4'],
         'flash': ['flash-attn>=2.5'],
+        'lora': ['peft>=0.15'],
         'deepspeed': ['deepspeed>=0.16'],
         'tensorboard': ['tensorboard>=2.14'],
         'peers': ['timm>=1.0.15', 'transformers>=5.0'],
@@ -54,6 +55,7 @@ setup(
         'dev': [
             'mmdet>=3.3,<3.4',
             'tensorboard>=2.14',
+            'peft>=0.15',
             'timm>=1.0.15',
             'transformers>=5.0',
             'onnx>=1.17',

@@ -37,7 +37,7 @@ OPTIONAL = {
     'onnxruntime': 'mmdet_seg/engine/onnx_export.py',
     'onnxscript': 'mmdet_seg/engine/onnx_export.py',
     'deepspeed': None,
-    'peft': None,
+    'peft': 'mmdet_seg/backbones/lora.py',
 }
 
 

@@ -21,6 +21,7 @@ from mmdet_seg.backbones.checkpoint_contents import Checkpoint, compare_shapes
 from mmdet_seg.backbones.checkpoint_files import WeightFiles
 from mmdet_seg.backbones.checkpoint_source import locate_source, read_config
 from mmdet_seg.backbones.layouts import block_index, group_keys
+from mmdet_seg.backbones.lora import plain_targets
 from mmdet_seg.backbones.pos_embed import resample_patch_kernel, resample_positions
 from mmdet_seg.backbones.variants import ARCHS, Arch, get_arch
 
@@ -38,6 +39,7 @@ class LoadReport:
         other_keys: Stored keys of other parts.
         prefix: What stands before the encoder's stored names.
         seconds: Wall time.
+        merged: Weights that took an adapter of the checkpoint in.
     """
 
     layout: str
@@ -48,10 +50,13 @@ class LoadReport:
     other_keys: tuple[str, ...]
     prefix: str
     seconds: float
+    merged: int = 0
 
     def summary(self) -> str:
         """The report in one line."""
         parts = [f'{self.num_loaded} tensors from layout {self.layout!r} in {self.seconds:.1f} s']
+        if self.merged:
+            parts.append(f'LoRA adapters merged into {self.merged} of them')
         if self.resampled:
             parts.append('resampled ' + ', '.join(self.resampled))
         if self.skipped_blocks:
@@ -107,7 +112,8 @@ def load_encoder(
 
     Every name and shape is checked before the first tensor is read, so a checkpoint that does not
     fit leaves the encoder as it was. Position table and patch kernel are resampled to the encoder's
-    size; blocks beyond its last are not read.
+    size; blocks beyond its last are not read. Adapters in the checkpoint become part of the
+    weights; those of the encoder stay as they are.
 
     Args:
         encoder: Module with our names and an ``arch``; its parameters may be on the meta device.
@@ -120,7 +126,7 @@ def load_encoder(
     """
     start = time.perf_counter()
     arch: Arch = encoder.arch
-    targets = encoder.state_dict(keep_vars=True)
+    targets = plain_targets(encoder)
     blocks = {block_index(name) for name in targets}
     skipped_blocks, skipped_names, wanted = set(), [], {}
     for name, shape in checkpoint.names.items():
@@ -136,7 +142,7 @@ def load_encoder(
     shapes = wanted | {name: shape for name, (shape, _) in resampled.items() if name in wanted}
     compare_shapes(
         shapes,
-        {name: tuple(target.shape) for name, target in targets.items()},
+        {name: tuple(target.shape) for name, (_, target) in targets.items()},
         f'{checkpoint.source} does not fit the encoder',
         _remedy(checkpoint, arch),
     )
@@ -144,7 +150,7 @@ def load_encoder(
         for name, tensor in checkpoint.tensors(wanted):
             if name in resampled:
                 tensor = _resample(name, tensor, arch)
-            _put(encoder, name, targets[name], tensor, dtype)
+            _put(encoder, *targets[name], tensor, dtype)
     return LoadReport(
         layout=checkpoint.layout,
         num_loaded=len(wanted),
@@ -154,6 +160,7 @@ def load_encoder(
         other_keys=checkpoint.other_keys,
         prefix=checkpoint.prefix,
         seconds=time.perf_counter() - start,
+        merged=checkpoint.num_adapted,
     )
 
 

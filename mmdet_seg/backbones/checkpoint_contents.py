@@ -27,6 +27,7 @@ from mmdet_seg.backbones.layouts import (
     first_few,
     locate_encoder,
 )
+from mmdet_seg.backbones.lora import adapted_weight
 from mmdet_seg.backbones.variants import Arch, get_arch
 
 ARCH_KEY = 'mmdet_seg.arch'  # metadata of our own files: the fields of Arch as JSON
@@ -67,6 +68,7 @@ class Checkpoint:
         keys = self._locate(config)
         self.prefix = keys.prefix
         self.other_keys = keys.other_keys
+        self._adapters, self._scale = keys.adapters, self._read_scale(keys)
         order = files.in_file_order([stored[0] for stored in keys.sources.values()])
         by_first = {stored[0]: name for name, stored in keys.sources.items()}
         self._sources = {by_first[key]: keys.sources[by_first[key]] for key in order}
@@ -108,9 +110,42 @@ class Checkpoint:
         self._files.release()
 
     def read(self, name: str) -> Tensor:
-        """The tensor of our ``name`` in its stored dtype; it may be a view of the mapped file."""
-        parts = [self._files.of(key).read(key) for key in self._sources[name]]
+        """The tensor of our ``name`` in its stored dtype; it may be a view of the mapped file.
+
+        A weight with an adapter comes as their sum, in float32 at least.
+        """
+        parts = [self._read_part(key) for key in self._sources[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)  # q, k, v -> (3*D, ...)
+
+    @property
+    def num_adapted(self) -> int:
+        """Stored weights that have a LoRA adapter beside them."""
+        return len(self._adapters)
+
+    def _read_part(self, key: str) -> Tensor:
+        tensor = self._files.of(key).read(key)
+        if key not in self._adapters:
+            return tensor
+        down, up = (self._files.of(k).read(k) for k in self._adapters[key])
+        return adapted_weight(tensor, down, up, self._scale)
+
+    def _read_scale(self, keys: KeyMap) -> float:
+        """What the adapters are multiplied by, once they are seen to fit."""
+        of = self._files.of
+        for weight, (down, up) in keys.adapters.items():
+            shapes = of(weight).shape(weight), of(down).shape(down), of(up).shape(up)
+            rank = shapes[1][0]
+            if shapes[1:] != ((rank, *shapes[0][1:]), (*shapes[0][:1], rank)):
+                raise ValueError(
+                    f'{self.source} has a LoRA adapter that does not fit: {down} is {shapes[1]} '
+                    f'and {up} {shapes[2]} on a weight {shapes[0]}; give a complete checkpoint.'
+                )
+        if keys.adapters and keys.scale is None:
+            raise ValueError(
+                f'{self.source} has LoRA adapters and does not say their alpha / rank (no '
+                'lora_scale): merge them into the weights where they were trained.'
+            )
+        return float(of(keys.scale).read(keys.scale)) if keys.scale else 1.0
 
     def tensors(self, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """(our name, tensor) one by one, in the order of the files.

@@ -37,6 +37,7 @@ class ConversionReport:
         other_keys: Stored keys of other parts, left out.
         prefix: What stood before the encoder's stored names.
         seconds: Wall time.
+        merged: Weights that took a LoRA adapter in.
     """
 
     source: str
@@ -48,6 +49,7 @@ class ConversionReport:
     other_keys: tuple[str, ...]
     prefix: str
     seconds: float
+    merged: int = 0
 
     def summary(self) -> str:
         """The report in one line."""
@@ -55,6 +57,7 @@ class ConversionReport:
         return (
             f'{self.source} ({self.source_layout}) -> {self.out} ({self.layout}): '
             f'{self.num_tensors} tensors, {self.num_bytes / 1e9:.2f} GB in {self.seconds:.1f} s'
+            + (f'; LoRA adapters merged into {self.merged} of them' if self.merged else '')
             + (f'; not of the encoder, left out: {left}.' if left else '.')
         )
 
@@ -71,6 +74,8 @@ def convert(
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Rewrite a checkpoint in another layout, bit for bit unless ``dtype`` says otherwise.
+
+    LoRA adapters become part of the weights, summed in float32.
 
     Args:
         source: As for :func:`checkpoint.open_checkpoint`.
@@ -113,4 +118,5 @@ def convert(
         other_keys=stored.other_keys,
         prefix=stored.prefix,
         seconds=time.perf_counter() - start,
+        merged=stored.num_adapted,
     )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from mmdet_seg.backbones.checkpoint import LoadReport, load_encoder, open_checkpoint
-from mmdet_seg.backbones.layers import Block, PatchEmbed
+from mmdet_seg.backbones.checkpoint_contents import Checkpoint
+from mmdet_seg.backbones.layers import Block, FusedLinear, PatchEmbed
+from mmdet_seg.backbones.lora import accept_state, add_adapters, reset_adapters, resolve_lora
 from mmdet_seg.backbones.pos_embed import resample_positions
 from mmdet_seg.backbones.variants import Arch, get_arch
 from mmdet_seg.registry import register_everywhere
@@ -53,7 +55,10 @@ class InternViT(BaseModule):
             graph, and hold the weights in ``dtype``.
         frozen_stages: -1 trains everything, 0 freezes the stem (patches, positions, class token),
             k the first k blocks too.
-        dtype: Of the weights; None means bfloat16 if ``frozen``, else the default dtype.
+        lora: Fields of :class:`lora.Lora` (``dict(rank=16)``): adapters on the linear layers of
+            every block that an output depends on and that is not frozen are all that trains.
+        dtype: Of the weights; None means bfloat16 if ``frozen`` or with ``lora``, whose adapters
+            are float32, else the default dtype.
         attention: ``auto``, ``sdpa``, ``flash_attn`` or ``eager``.
         window_size: Side of attention windows in patches, one for all blocks or one per block;
             0 is global.
@@ -78,6 +83,7 @@ class InternViT(BaseModule):
         drop_path_rate: float | None = None,
         frozen: bool = False,
         frozen_stages: int = -1,
+        lora: dict[str, Any] | None = None,
         dtype: torch.dtype | str | None = None,
         attention: str = 'auto',
         window_size: int | Sequence[int] = 0,
@@ -100,10 +106,13 @@ class InternViT(BaseModule):
                 f'frozen_stages={frozen_stages} is not in -1 .. {self.arch.depth} '
                 '(-1 trains everything, 0 freezes the stem, k the first k blocks too).'
             )
+        self.lora = resolve_lora(lora)
+        if frozen and self.lora:
+            raise ValueError('frozen=True and lora exclude each other: with lora, adapters train.')
         self.grad_checkpointing = grad_checkpointing
         self.load_report: LoadReport | None = None
         windows = _resolve_windows(window_size, global_blocks, self.arch.depth)
-        self._build(_resolve_dtype(dtype, frozen), windows, attention)
+        self._build(_resolve_dtype(dtype, frozen or lora is not None), windows, attention)
         self._freeze()
 
     @classmethod
@@ -126,11 +135,11 @@ class InternViT(BaseModule):
         fields = {k: overrides.pop(k) for k in list(overrides) if k in Arch.__dataclass_fields__}
         of_file = {k: v for k, v in fields.items() if k not in known}
         found = open_checkpoint(source, of_file or None)
-        dtype = _resolve_dtype(overrides.pop('dtype', None), overrides.get('frozen', False))
+        half = bool(overrides.get('frozen') or overrides.get('lora'))
+        dtype = _resolve_dtype(overrides.pop('dtype', None), half)
         with torch.device('meta'):
             encoder = cls(get_arch(found.arch, **fields), dtype=dtype, **overrides)
-        encoder.load_report = load_encoder(encoder, found, dtype=dtype)
-        encoder._weights_pending = False
+        encoder._load(found, dtype)
         encoder._is_init = True
         if (device := torch.get_default_device()).type != 'cpu':
             encoder.to(device)
@@ -152,18 +161,23 @@ class InternViT(BaseModule):
                 for rate, window in zip(rates, windows, strict=True)
             )
             self.to(dtype)
+            if self.lora:
+                blocks = range(max(self.frozen_stages, 0), self.out_indices[-1] + 1)
+                add_adapters(self, self.lora, blocks)
         # Weights that a checkpoint will bring are left unwritten; `forward` refuses to use them.
         self._weights_pending = bool(self._pretrained_source())
         if target.type != 'meta':
             self.to_empty(device=target)
             if not self._weights_pending:
                 self.reset_parameters()
+            elif self.lora:
+                reset_adapters(self)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Random start: truncated normal (std 0.02), zero biases, unit norms, the arch's scale."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, FusedLinear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -174,6 +188,8 @@ class InternViT(BaseModule):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.num_prefix_tokens:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if self.lora:
+            reset_adapters(self)
 
     def _pretrained_source(self) -> str:
         cfg = self.init_cfg if isinstance(self.init_cfg, dict) else {}
@@ -183,18 +199,25 @@ class InternViT(BaseModule):
         """Load what ``init_cfg`` names. Weights that are there already are never overwritten."""
         if self._weights_pending:
             found = open_checkpoint(self._pretrained_source(), {'num_heads': self.arch.num_heads})
-            self.load_report = load_encoder(self, found)
-            self._weights_pending = False
+            self._load(found)
             print_log(f'InternViT: {self.load_report.summary()}', 'current')
         self._is_init = True
 
+    def _load(self, found: Checkpoint, dtype: torch.dtype | None = None) -> None:
+        self.load_report = load_encoder(self, found, dtype=dtype)
+        self._weights_pending = False
+        if self.lora:
+            reset_adapters(self)
+
     def apply(self, fn: Callable[[nn.Module], None]) -> 'InternViT':
         """Like ``nn.Module.apply``, but an enclosing model's ``init_cfg`` spares loaded weights."""
-        if self.load_report is not None and fn.__module__ == weight_init.__name__:
+        if (self.load_report is not None or self.lora) and fn.__module__ == weight_init.__name__:
             return self
         return super().apply(fn)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        if self.lora:
+            accept_state(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f'{prefix}pos_embed' in state_dict:
             self._weights_pending = False
@@ -204,6 +227,9 @@ class InternViT(BaseModule):
         if self.frozen:
             self.requires_grad_(False)
             self.eval()
+            return
+        if self.lora:  # which has left the gradient to its adapters
+            self.train(self.training)
             return
         if self.frozen_stages >= 0:
             for part in ('patch_embed', 'pos_embed', 'cls_token'):
@@ -292,7 +318,8 @@ class InternViT(BaseModule):
 
     def _precision(self, x: Tensor) -> torch.autocast | nullcontext:
         # Autocast would cast a frozen encoder's weights anew at every call.
-        return torch.autocast(x.device.type, enabled=False) if self.frozen else nullcontext()
+        own = self.frozen or (self.lora and self.pos_embed.dtype != x.dtype)
+        return torch.autocast(x.device.type, enabled=False) if own else nullcontext()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """All blocks, no final norm: (B, 3, H, W) -> (B, K + N, D), class token first."""
@@ -342,9 +369,9 @@ def _resolve_windows(
     return windows
 
 
-def _resolve_dtype(dtype: torch.dtype | str | None, frozen: bool) -> torch.dtype:
+def _resolve_dtype(dtype: torch.dtype | str | None, half: bool) -> torch.dtype:
     if dtype is None:
-        return torch.bfloat16 if frozen else torch.get_default_dtype()
+        return torch.bfloat16 if half else torch.get_default_dtype()
     if isinstance(dtype, str):
         short = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'fp64': 'float64'}
         found = getattr(torch, short.get(dtype, dtype.removeprefix('torch.')), None)

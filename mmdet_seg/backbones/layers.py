@@ -5,6 +5,7 @@ d channels of a head, M hidden channels of the MLP.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -12,6 +13,16 @@ from mmdet_seg.backbones.variants import Arch
 from mmdet_seg.backbones.windows import merge, partition
 from mmdet_seg.ops.attention import attention, check_backend
 from mmdet_seg.ops.linear import linear
+
+
+class FusedLinear(nn.Linear):
+    """``nn.Linear`` through :func:`mmdet_seg.ops.linear.linear`: (..., in) -> (..., out).
+
+    The parts below call it as a module, so that hooks run and a layer around it (LoRA) counts.
+    """
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        return linear(x, self.weight, self.bias, gelu=gelu)
 
 
 class PatchEmbed(nn.Module):
@@ -40,14 +51,14 @@ class Attention(nn.Module):
         self.num_prefix_tokens = arch.num_prefix_tokens
         self.backend = check_backend(backend)
         self.window = window
-        self.qkv = nn.Linear(D, 3 * D, bias=arch.qkv_bias)
+        self.qkv = FusedLinear(D, 3 * D, bias=arch.qkv_bias)
         # RMS over the full width, also where the blocks' own norm is LayerNorm.
         self.q_norm = nn.RMSNorm(D, eps=arch.norm_eps) if arch.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(D, eps=arch.norm_eps) if arch.qk_norm else nn.Identity()
-        self.proj = nn.Linear(D, D)
+        self.proj = FusedLinear(D, D)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        q, k, v = linear(x, self.qkv.weight, self.qkv.bias).chunk(3, dim=-1)  # each (B, K+N, D)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, K+N, D)
         q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         # A window that covers the grid is global attention: exported, so for every size.
@@ -57,7 +68,7 @@ class Attention(nn.Module):
             out = merge(attention(q, k, v, backend=self.backend, key_mask=mask), *where)
         else:
             out = attention(q, k, v, backend=self.backend)  # (B, K+N, H, d)
-        return linear(out.flatten(2), self.proj.weight, self.proj.bias)
+        return self.proj(out.flatten(2))
 
 
 class Mlp(nn.Module):
@@ -65,12 +76,13 @@ class Mlp(nn.Module):
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(arch.embed_dim, arch.mlp_dim)
-        self.fc2 = nn.Linear(arch.mlp_dim, arch.embed_dim)
+        self.fc1 = FusedLinear(arch.embed_dim, arch.mlp_dim)
+        self.fc2 = FusedLinear(arch.mlp_dim, arch.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = linear(x, self.fc1.weight, self.fc1.bias, gelu=True)
-        return linear(x, self.fc2.weight, self.fc2.bias)
+        # A layer around fc1 adds to what goes into GELU.
+        fused = isinstance(self.fc1, FusedLinear)
+        return self.fc2(self.fc1(x, gelu=True) if fused else F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):

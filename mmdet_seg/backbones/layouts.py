@@ -35,6 +35,10 @@ _LEAVES = (
     'ls2.gamma',
 )
 _STEM = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias')
+# peft's names around an adapted layer, and our buffer that holds alpha / rank.
+_BASE = '.base_layer.'
+_ADAPTER = re.compile(r'(.+)\.lora_([AB])\.\w+\.weight')
+LORA_SCALE = 'lora_scale'
 # What other plain ViTs have beside these names; left out, it would change the result.
 _FOREIGN = ('reg_token', 'register_tokens', 'dist_token', 'norm_pre', 'rope')
 
@@ -124,6 +128,8 @@ class KeyMap:
         sources: Our name -> stored keys (three where q, k and v are apart).
         other_keys: Keys of other parts: language model, projector, heads, pyramid, adapter.
         unexpected: Keys inside the encoder that no InternViT has.
+        adapters: Stored key of an adapted weight -> stored keys of its adapter, down and up.
+        scale: Stored key of what the adapters are multiplied by; None where there is none.
     """
 
     naming: Naming
@@ -131,6 +137,8 @@ class KeyMap:
     sources: dict[str, tuple[str, ...]]
     other_keys: tuple[str, ...]
     unexpected: tuple[str, ...]
+    adapters: dict[str, tuple[str, str]] = field(default_factory=dict)
+    scale: str | None = None
 
 
 def locate_encoder(keys: Iterable[str]) -> KeyMap | None:
@@ -162,12 +170,22 @@ def locate_encoder(keys: Iterable[str]) -> KeyMap | None:
         in_block.setdefault(stored, (leaf, 0))
 
     parts: dict[str, dict[int, str]] = {}
-    others, unexpected = [], []
+    halves: dict[str, dict[str, str]] = {}  # adapted weight -> A and B
+    others, unexpected, scale = [], [], None
     for key in keys:
         if not key.startswith(prefix):
             others.append(key)
             continue
         inner = key[len(prefix) :]
+        if adapter := _ADAPTER.fullmatch(inner):
+            pair = halves.setdefault(f'{prefix}{adapter[1]}{_BASE}weight', {})
+            if pair.setdefault(adapter[2], key) != key:  # two adapters on one layer
+                unexpected.append(key)
+            continue
+        if inner == LORA_SCALE:
+            scale = key
+            continue
+        inner = inner.replace(_BASE, '.')
         match = block.fullmatch(inner)
         if match is not None:
             leaf = in_block.get(match[2])
@@ -188,7 +206,25 @@ def locate_encoder(keys: Iterable[str]) -> KeyMap | None:
         if len(stored) == len(wanted):
             sources[name] = tuple(stored[i] for i in range(len(wanted)))
         # else: a third is missing; the name then counts as missing, and is reported as such
-    return KeyMap(naming, prefix, sources, tuple(others), tuple(unexpected))
+    weights = {key for stored in sources.values() for key in stored}
+    adapters = {}
+    for weight, pair in halves.items():
+        if weight in weights and len(pair) == 2:
+            adapters[weight] = (pair['A'], pair['B'])
+        else:
+            unexpected += pair.values()
+    return KeyMap(naming, prefix, sources, tuple(others), tuple(unexpected), adapters, scale)
+
+
+def unwrapped(name: str) -> str | None:
+    """Our name of a tensor in an encoder that may hold adapters; None for the adapters' own."""
+    return None if '.lora_' in name or name == LORA_SCALE else name.replace(_BASE, '.')
+
+
+def wrapped(name: str) -> str:
+    """What :func:`unwrapped` has undone, for a layer with an adapter."""
+    layer, _, leaf = name.rpartition('.')
+    return f'{layer}{_BASE}{leaf}'
 
 
 def expected_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
