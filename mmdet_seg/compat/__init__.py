@@ -5,6 +5,7 @@ One file per reason; each names the release and says when it can be deleted:
 * :mod:`mmdet_seg.compat.mmcv_ext`: mmcv-lite has no compiled operators.
 * :mod:`mmdet_seg.compat.torch_load`: mmengine cannot read its own checkpoints with PyTorch 2.6 on.
 * :mod:`mmdet_seg.compat.pkg_resources`: setuptools 82 dropped what mmengine asks for packages.
+* :mod:`mmdet_seg.compat.mmengine_deepspeed`: mmengine imports DeepSpeed whenever it is installed.
 * :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
 
 :func:`install` puts them in place. Nothing heavy is imported before what a stand-in is for is.
@@ -16,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 from mmdet_seg.compat.import_hooks import AfterImport, StandInFinder
+from mmdet_seg.compat.mmengine_deepspeed import WithoutDeepSpeed
 
 __all__ = ['install']
 
@@ -30,6 +32,7 @@ _ABSENT = StandInFinder(
         'pkg_resources': 'mmdet_seg.compat.pkg_resources',
     }
 )
+_WITHOUT = WithoutDeepSpeed()
 _AFTER = [
     AfterImport(name, _patch_with(patcher))
     for name, patcher in (
@@ -46,6 +49,8 @@ def install() -> None:
     """
     if _ABSENT not in sys.meta_path:
         sys.meta_path.append(_ABSENT)
+    if _WITHOUT not in sys.meta_path:
+        sys.meta_path.insert(0, _WITHOUT)
     for hook in _AFTER:
         if hook.name in sys.modules:
             hook.action(sys.modules[hook.name])

@@ -166,15 +166,18 @@ def _check_target(target: Path, suffix: str, force: bool) -> None:
 
 
 def _to_float(model: nn.Module, images: Tensor) -> None:
-    """Weights held in half precision become fp32, and what that changes is said."""
-    held = {p.dtype for p in model.parameters()} - {torch.float32}
-    if not held:
+    """What is held or computed in half precision becomes fp32, and what that changes is said."""
+    half = {p.dtype for p in model.parameters()} | {getattr(model, 'encoder_dtype', None)}
+    half -= {torch.float32, None}
+    if not half:
         return
     before = reference(model, images).float()
     model.float()
+    if hasattr(model, 'encoder_dtype'):
+        model.encoder_dtype = None
     after = reference(model, images)
-    names = ', '.join(sorted(str(d).removeprefix('torch.') for d in held))
+    names = ' and '.join(sorted(str(d).removeprefix('torch.') for d in half))
     print(
-        f'Weights held in {names} are exported in fp32, which changes the logits by '
+        f'What runs in {names} is exported in fp32, which changes the logits by '
         f'{compare(before, after).relative:.1e} relative.'
     )
