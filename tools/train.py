@@ -25,6 +25,12 @@ def parse_args() -> argparse.Namespace:
         help="the encoder's checkpoint, any layout, instead of the published one",
     )
     parser.add_argument(
+        '--tune',
+        metavar='HOW',
+        help='what of the encoder trains: head (nothing), partial[:BLOCKS] (the last blocks), '
+        'full, or lora[:RANK] (adapters)',
+    )
+    parser.add_argument(
         '--protocol',
         default='ours',
         choices=('ours', 'authors'),
@@ -53,6 +59,7 @@ def main() -> int:
     args = parse_args()
     from mmdet_seg.engine.training import train
 
+    tune = {'tune': args.tune} if args.tune else {}
     return train(
         args.config,
         arch=args.arch,
@@ -60,7 +67,7 @@ def main() -> int:
         work_dir=args.work_dir,
         resume=args.resume,
         tensorboard=args.tensorboard,
-        options=args.cfg_options,
+        options={**tune, **(args.cfg_options or {})},
         protocol=args.protocol,
         weights=args.weights,
     )

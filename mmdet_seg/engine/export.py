@@ -18,6 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmdet_seg import command_line
+from mmdet_seg.backbones import InternViT, merge_lora
 from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.export_check import TOLERANCE, check_inputs, compare, reference
 from mmdet_seg.engine.exported_segmentor import first_line, least_patches, patch_step, trace
@@ -75,6 +76,7 @@ def export(
     inputs = check_inputs(model, size, step, least)
     command_line.note('Computing the logits to compare with.')
     _to_float(model, inputs[0])
+    _merge_adapters(model)
     expected = [reference(model, images) for images in inputs]
     command_line.note(f'Exporting to {form}.')
     program = trace(model, step, least, f'{cfg.filename} as {form}')
@@ -163,6 +165,13 @@ def _check_target(target: Path, suffix: str, force: bool) -> None:
         raise ValueError(f'--out {target}: the file has to end in {suffix}.')
     if target.exists() and not force:
         raise ValueError(f'{target} is there already: --force replaces it, --out names another.')
+
+
+def _merge_adapters(model: nn.Module) -> None:
+    """LoRA adapters become part of the weights, after these have become fp32."""
+    for module in model.modules():
+        if isinstance(module, InternViT):
+            merge_lora(module)
 
 
 def _to_float(model: nn.Module, images: Tensor) -> None:

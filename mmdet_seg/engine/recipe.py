@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmdet_seg.backbones.variants import even_taps, get_arch
 from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
 from mmdet_seg.datasets.folder_index import read_index
+from mmdet_seg.engine.tuning import apply_tune
 
 DATA_ROOT = CONFIG_ROOT / '_base_' / 'data'
 # Channels of heads with convolutions: 1536 was published for 6B, 512 is mmseg's usual width.
@@ -26,22 +27,26 @@ def load_recipe(
     options: dict[str, Any] | None = None,
     protocol: str = 'ours',
     weights: str | None = None,
+    tune: str | None = None,
 ) -> Config:
-    """Load a config and apply ``--data``, ``--arch``, ``--protocol`` and ``--cfg-options``.
+    """Load a config and apply ``--data``, ``--arch``, ``--protocol``, ``--tune`` and the options.
 
     Args:
         config: Path or name, see :func:`mmdet_seg.config_path.resolve_config`.
         arch: Name of an encoder in :data:`mmdet_seg.backbones.ARCHS`.
         data: Name of a file in ``configs/_base_/data``, or a folder that ``tools/prepare.py check``
             has prepared.
-        options: Dotted keys to values.
+        options: Dotted keys to values; ``tune`` among them counts as ``tune`` below.
         protocol: ``authors`` repeats what the authors' code does where ours knowingly differs.
         weights: Checkpoint of the encoder, in any layout, instead of the published one.
+        tune: What of the encoder trains, see :func:`mmdet_seg.engine.tuning.apply_tune`.
 
     Raises:
         FileNotFoundError: No such config.
         ValueError: No such encoder or data, or an option that the config does not take.
     """
+    options = dict(options or {})
+    tune = options.pop('tune', None) or tune
     if protocol not in PROTOCOLS:
         raise ValueError(f'--protocol {protocol}: there are {", ".join(PROTOCOLS)}.')
     path = resolve_config(config)
@@ -60,6 +65,9 @@ def load_recipe(
     if weights:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=weights)
     cfg.published_miou = _published_miou(cfg, arch, data)
+    if tune:
+        apply_tune(cfg, tune)
+        cfg.published_miou = None  # was published for the recipe as it is
     _set_lengths(cfg)
     if options:
         _apply_options(cfg, options)
