@@ -174,6 +174,11 @@ class Checkpoint:
         except ValueError as e:
             raise ValueError(f'{self.source} holds {e}') from None
         stored = self._files.owner
+        if keys is None and any('.lora_A.' in key for key in stored):
+            raise ValueError(
+                f'{self.source} has LoRA adapters and not the encoder beneath them: build the '
+                "model from the run's config, load the checkpoint, and merge_lora(model.backbone)."
+            )
         if keys is None:
             model = (
                 f' of a {config["model_type"]} model' if (config or {}).get('model_type') else ''

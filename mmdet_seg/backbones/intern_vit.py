@@ -135,7 +135,7 @@ class InternViT(BaseModule):
         fields = {k: overrides.pop(k) for k in list(overrides) if k in Arch.__dataclass_fields__}
         of_file = {k: v for k, v in fields.items() if k not in known}
         found = open_checkpoint(source, of_file or None)
-        half = bool(overrides.get('frozen') or overrides.get('lora'))
+        half = bool(overrides.get('frozen')) or overrides.get('lora') is not None
         dtype = _resolve_dtype(overrides.pop('dtype', None), half)
         with torch.device('meta'):
             encoder = cls(get_arch(found.arch, **fields), dtype=dtype, **overrides)

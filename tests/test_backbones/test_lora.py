@@ -191,6 +191,8 @@ def test_weights_of_every_layout_load_below_the_adapters(layout, tmp_path):
         built(images())
     Holder(built).init_weights()
     loaded = InternViT.from_pretrained(source, num_heads=2, lora=dict(), dtype='fp32')
+    half = InternViT.from_pretrained(source, num_heads=2, lora=dict())
+    assert half.pos_embed.dtype == torch.bfloat16
     for encoder in (built, loaded):
         assert not any(t.is_meta for t in encoder.state_dict().values())
         assert trained(encoder) == adapter_names(range(4))
@@ -345,6 +347,10 @@ def test_adapters_in_bf16_weights_can_be_kept_exactly(tmp_path):
         (
             lambda s: s.update({'blocks.0.attn.qkv.weight': torch.ones(96, 32)}),
             'unexpected keys',
+        ),
+        (
+            lambda s: [s.pop(n) for n in list(s) if '.lora_' not in n],
+            'has LoRA adapters and not the encoder beneath them',
         ),
     ],
 )
