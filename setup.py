@@ -54,6 +54,7 @@ setup(
         'export': ['onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'],
         'dev': [
             'mmdet>=3.3,<3.4',
+            'deepspeed>=0.16',
             'tensorboard>=2.14',
             'peft>=0.15',
             'timm>=1.0.15',

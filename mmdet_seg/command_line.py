@@ -6,12 +6,18 @@ Imports the standard library only, so that a tool can use it before it has parse
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Failure(RuntimeError):
+    """A run that circumstances ended, not a mistake in its command: one line, status 1."""
+
 
 # Threads that wait for each other by spinning take the cores from the data loaders and from other
 # processes (two runs on two cores: 2.1 s a step, this way 1.5 s); threads that sleep at once lose a
@@ -39,8 +45,13 @@ def run(main: Callable[[], int | None]) -> None:
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get('MMDET_SEG_TRACEBACK') == '1':
             raise
-        print(f'{program}: {one_line(error)}', file=sys.stderr)
+        _complain(f'{program}: {one_line(error)}')
         status = USAGE
+    except Failure as error:
+        if os.environ.get('MMDET_SEG_TRACEBACK') == '1':
+            raise
+        _complain(f'{program}: {one_line(error)}')
+        status = FAILED
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
@@ -59,7 +70,20 @@ def one_line(error: BaseException) -> str:
 
 
 def note(text: str) -> None:
-    """Say on standard error what is going on."""
+    """Say on standard error what is going on; of several processes, the first one speaks."""
+    if os.environ.get('RANK', '0') == '0':
+        print(text, file=sys.stderr, flush=True)
+
+
+def _complain(text: str) -> None:
+    """Say on standard error what went wrong.
+
+    What all processes find wrong, the first one says: torchrun ends the others as soon as it is
+    gone. What only one of them finds, that one says after a moment.
+    """
+    if os.environ.get('RANK', '0') != '0':
+        sys.stdout.flush()
+        time.sleep(2)
     print(text, file=sys.stderr, flush=True)
 
 

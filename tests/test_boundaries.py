@@ -36,7 +36,7 @@ OPTIONAL = {
     'onnx': 'mmdet_seg/engine/onnx_export.py',
     'onnxruntime': 'mmdet_seg/engine/onnx_export.py',
     'onnxscript': 'mmdet_seg/engine/onnx_export.py',
-    'deepspeed': None,
+    'deepspeed': 'mmdet_seg/engine/strategies/zero.py',
     'peft': 'mmdet_seg/backbones/lora.py',
 }
 

@@ -36,6 +36,11 @@ def parse_args() -> argparse.Namespace:
         choices=('ours', 'authors'),
         help="authors: repeat the authors' code where ours knowingly differs",
     )
+    parser.add_argument(
+        '--strategy',
+        choices=('single', 'ddp', 'zero1', 'zero2', 'zero3', 'zero3_offload', 'fsdp'),
+        help='where weights, gradients and states live (default: ddp under torchrun)',
+    )
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG/TIME')
     parser.add_argument(
         '--resume',
@@ -59,7 +64,6 @@ def main() -> int:
     args = parse_args()
     from mmdet_seg.engine.training import train
 
-    tune = {'tune': args.tune} if args.tune else {}
     return train(
         args.config,
         arch=args.arch,
@@ -67,9 +71,11 @@ def main() -> int:
         work_dir=args.work_dir,
         resume=args.resume,
         tensorboard=args.tensorboard,
-        options={**tune, **(args.cfg_options or {})},
+        options=args.cfg_options,
         protocol=args.protocol,
         weights=args.weights,
+        tune=args.tune,
+        strategy=args.strategy,
     )
 
 

@@ -20,7 +20,11 @@ from torch import Tensor
 from mmdet_seg.backbones.arch_config import native_config, remote_code_config, timm_config
 from mmdet_seg.backbones.checkpoint_contents import ARCH_KEY, compare_shapes
 from mmdet_seg.backbones.layouts import NATIVE, OURS, REMOTE_CODE, expected_shapes
-from mmdet_seg.backbones.safetensors_stream import TensorEntry, write_safetensors
+from mmdet_seg.backbones.safetensors_stream import (
+    TensorEntry,
+    split_shards,
+    write_safetensors,
+)
 from mmdet_seg.backbones.variants import Arch
 
 LAYOUTS = ('native', 'hub', 'pth', 'timm', 'own')
@@ -205,23 +209,10 @@ def _write_pth(path: Path, tensors: EncoderTensors, advance: Callable[[int], Non
 def _write_shards(
     folder: Path, entries: list[TensorEntry], limit: int, advance: Callable[[int], None]
 ) -> None:
-    shards: list[list[TensorEntry]] = [[]]
-    size = 0
-    for entry in entries:
-        if shards[-1] and size + entry.num_bytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(entry)
-        size += entry.num_bytes
-    names = ['model.safetensors']
-    if len(shards) > 1:
-        num = len(shards)
-        names = [f'model-{i:05d}-of-{num:05d}.safetensors' for i in range(1, num + 1)]
-        weight_map = {e.key: n for n, shard in zip(names, shards, strict=True) for e in shard}
-        total = sum(entry.num_bytes for entry in entries)
-        index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
+    files, index = split_shards(entries, limit)
+    if index is not None:
         _write_json(folder / 'model.safetensors.index.json', index)
-    for name, shard in zip(names, shards, strict=True):
+    for name, shard in files.items():
         write_safetensors(folder / name, shard, {'format': 'pt'}, advance)
 
 

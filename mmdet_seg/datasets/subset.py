@@ -10,12 +10,13 @@ Source: OpenGVLab/InternVL ``segmentation`` (ADE20K: 20210 // 16 = 1263 images).
 import hashlib
 import os
 import random
-import sys
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
+
+from mmdet_seg.command_line import note
 
 _KEYS = {'fraction', 'seed', 'drawn'}
 
@@ -99,10 +100,9 @@ def apply_subset(cfg: Config, folder: str | Path) -> None:
         list=str(path),
     )
     dataset.ann_file = str(path)
-    print(
+    note(
         f'Training on {len(names)} of {len(everything)} images (1/{fraction}, seed {seed}): '
-        f'{path}, sha256 {digest}.',
-        file=sys.stderr,
+        f'{path}, sha256 {digest}.'
     )
 
 

@@ -1,9 +1,8 @@
 """Evaluate a checkpoint."""
 
-from pathlib import Path
 from typing import Any
 
-from mmdet_seg.engine.checkpoint import load_weights
+from mmdet_seg.engine.checkpoint import check_exists, load_weights
 from mmdet_seg.engine.preflight import check_data
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
@@ -39,8 +38,7 @@ def evaluate(
     Returns:
         Exit status 0.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'{checkpoint}: no such checkpoint.')
+    check_exists(checkpoint)
     cfg = load_recipe(config, arch=arch, data=data, options=options, protocol=protocol)
     cfg.work_dir = str(new_work_dir(f'{config_stem(cfg)}_test', work_dir))
     cfg.load_from, cfg.resume = None, False

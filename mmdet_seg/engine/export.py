@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmdet_seg import command_line
 from mmdet_seg.backbones import InternViT, merge_lora
-from mmdet_seg.engine.checkpoint import load_weights
+from mmdet_seg.engine.checkpoint import check_exists, load_weights
 from mmdet_seg.engine.export_check import TOLERANCE, check_inputs, compare, reference
 from mmdet_seg.engine.exported_segmentor import first_line, least_patches, patch_step, trace
 from mmdet_seg.engine.inference import dataset_meta
@@ -65,9 +65,8 @@ def export(
         from mmdet_seg.engine import onnx_export as writer  # says which extra is missing
     else:
         from mmdet_seg.engine import pt2_export as writer
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'{checkpoint}: no such checkpoint.')
-    target = Path(out) if out else Path(checkpoint).with_suffix(FORMATS[form])
+    check_exists(checkpoint)
+    target = Path(out) if out else _beside(Path(checkpoint), FORMATS[form])
     _check_target(target, FORMATS[form], force)
     cfg = load_recipe(config, arch=arch, data=data, options=options)
     model, meta = build(cfg, checkpoint)
@@ -158,6 +157,12 @@ def _differs(
         return None
     where = f'{worst.relative:.1e} relative at {worst.size}'
     return f'differs by {where}; more than {TOLERANCE:g} is an error'
+
+
+def _beside(checkpoint: Path, suffix: str) -> Path:
+    """Next to a checkpoint, also to one that is a folder."""
+    stem = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
+    return checkpoint.with_name(stem + suffix)
 
 
 def _check_target(target: Path, suffix: str, force: bool) -> None:

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM end a run at the next iteration, with a checkpoint."""
+"""Ctrl-C and SIGTERM end a run at the next update, with a checkpoint."""
 
 import signal
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 
+from mmdet_seg.engine.checkpoint_hook import CheckpointHook
 from mmdet_seg.registry import HOOKS
 
 
@@ -12,17 +13,20 @@ from mmdet_seg.registry import HOOKS
 class InterruptHook(Hook):
     """Saves and stops on the first signal; the second one interrupts at once.
 
-    The checkpoint is what ``--resume`` continues from. ``runner.interrupted`` tells the caller.
+    The signal may reach one process of several, or all of them in different iterations: they agree
+    through the runner's guard. The checkpoint is what ``--resume`` continues from.
+    ``runner.interrupted`` tells the caller which signal it was.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
         self.previous: dict[int, Any] = {}
-        self.requested = False
+        self.guard: Any = None
 
     def before_train(self, runner: Any) -> None:
-        runner.interrupted = False
+        runner.interrupted = 0
+        self.guard = runner.guard
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.previous[number] = signal.signal(number, self._request)
@@ -30,7 +34,7 @@ class InterruptHook(Hook):
                 return
 
     def _request(self, number: int, frame: Any) -> None:
-        self.requested = True
+        self.guard.stop_requested = number
         self._restore()
 
     def _restore(self) -> None:
@@ -41,12 +45,13 @@ class InterruptHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        if not self.requested or runner.iter + 1 >= runner.max_iters:
+        last = runner.iter + 1 >= runner.max_iters
+        if not self.guard.stop_agreed or last or not runner.at_update:
             return
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
-                hook._save_checkpoint(runner)  # its own bookkeeping of what to keep stays right
-        runner.interrupted = True
+                hook.save_now(runner)
+        runner.interrupted = self.guard.stop_agreed
         runner.train_loop.stop_training = True
 
     def after_train(self, runner: Any) -> None:

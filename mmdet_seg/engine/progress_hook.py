@@ -37,7 +37,7 @@ class ProgressHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         done, total = runner.iter + 1, runner.max_iters
-        loss = outputs['loss'].item() if outputs and 'loss' in outputs else float('nan')
+        loss = runner.guard.loss
         if self.bar:
             self.bar.update(self.task, completed=done, info=f'loss {loss:.3f}')
         elif is_main_process() and (

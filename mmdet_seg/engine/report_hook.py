@@ -1,6 +1,7 @@
 """What a run leaves behind: summary.json, curves and predictions."""
 
 import json
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -8,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.device import get_device
+from mmengine.dist import barrier, is_main_process, master_only
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
 
 from mmdet_seg.engine.checkpoint import load_weights
+from mmdet_seg.engine.frozen_parameters import frozen_numbers, show_frozen
 from mmdet_seg.engine.plots import draw_curves, draw_predictions
 from mmdet_seg.engine.process_memory import peak_bytes
-from mmdet_seg.registry import HOOKS
+from mmdet_seg.engine.runner import HISTORY
+from mmdet_seg.registry import HOOKS, MODELS
 from mmdet_seg.version import __version__
 
-# Keys of the message hub; one that began with `val` would show up in mmengine's log lines.
-HISTORY, SECONDS = 'history_of_validations', 'seconds_spent'
+SECONDS = 'seconds_spent'  # key of the message hub
 _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmsegmentation', 'numpy')
 
 
@@ -43,10 +47,7 @@ class ReportHook(Hook):
         hub = runner.message_hub
         hub.update_info(HISTORY, _info(hub, HISTORY, []))
         self.started = time.monotonic() - _info(hub, SECONDS, 0.0)
-        self.parameters = {
-            'total': sum(p.numel() for p in runner.model.parameters()),
-            'trained': sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
-        }
+        self.parameters = parameter_counts(runner)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         table = {}
@@ -67,24 +68,36 @@ class ReportHook(Hook):
         runner.message_hub.update_info(SECONDS, time.monotonic() - self.started)
 
     def after_train(self, runner: Any) -> None:
-        if not is_main_process():
-            return
-        self._write(runner)
-        scalars = runner.message_hub.log_scalars
-        loss = scalars['train/loss'].data[0].tolist() if 'train/loss' in scalars else []
-        validations = runner.message_hub.get_info(HISTORY)
-        draw_curves(Path(runner.work_dir) / 'curves.png', loss, validations, self.metric)
+        if is_main_process():
+            self._write(runner)
+            scalars = runner.message_hub.log_scalars
+            loss = scalars['train/loss'].data[0].tolist() if 'train/loss' in scalars else []
+            validations = runner.message_hub.get_info(HISTORY)
+            draw_curves(Path(runner.work_dir) / 'curves.png', loss, validations, self.metric)
         if not runner.interrupted and runner.val_loop is not None:
-            if best := self.best_checkpoint(runner):
-                load_weights(getattr(runner.model, 'module', runner.model), best)
-            out = Path(runner.work_dir) / 'predictions.png'
-            draw_predictions(out, runner.model, runner.val_dataloader.dataset, self.num_images)
+            self._draw_predictions(runner)
+        barrier()
+
+    @master_only
+    def _draw_predictions(self, runner: Any) -> None:
+        best = self.best_checkpoint(runner)
+        model = getattr(runner.model, 'module', runner.model)
+        if runner.strategy.sharded:  # one process alone cannot run shards
+            if best is None:
+                return
+            model = revert_sync_batchnorm(MODELS.build(runner.cfg.model))
+            model.to(get_device())
+        if best is not None:
+            show_frozen(model)
+            load_weights(model, best)
+        out = Path(runner.work_dir) / 'predictions.png'
+        draw_predictions(out, model, runner.val_dataloader.dataset, self.num_images)
 
     def best_checkpoint(self, runner: Any) -> Path | None:
-        """The file that CheckpointHook kept as the best."""
+        """What CheckpointHook kept as the best."""
         best = _info(runner.message_hub, 'best_ckpt', None)
         path = Path(runner.work_dir) / Path(best).name if best else None
-        return path if path and path.is_file() else None
+        return path if path and path.exists() else None
 
     def _write(self, runner: Any) -> None:
         if not is_main_process():
@@ -95,6 +108,7 @@ class ReportHook(Hook):
         summary = {
             'config': Path(runner.cfg.filename).name if runner.cfg.filename else None,
             'seed': runner.seed,
+            'strategy': runner.cfg.get('strategy') or type(runner.strategy).__name__.lower(),
             'iterations': {'done': min(runner.iter, runner.max_iters), 'of': runner.max_iters},
             'finished': runner.iter >= runner.max_iters,
             'best': best,
@@ -108,13 +122,21 @@ class ReportHook(Hook):
                 'python': platform.python_version(),
                 'system': platform.platform(),
                 'threads': torch.get_num_threads(),
-                'device': str(next(runner.model.parameters()).device),
+                'device': str(next(runner.strategy.model.parameters()).device),
+                'processes': runner.world_size,
             },
         }
         path = Path(runner.work_dir) / 'summary.json'
         aside = path.with_suffix('.part')
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + '\n')
         aside.replace(path)
+
+
+def parameter_counts(runner: Any) -> dict[str, int]:
+    """Numbers of all parameters and of those that train, wherever their parts are."""
+    strategy = runner.strategy
+    trained = sum(math.prod(strategy.shape(p)) for p in strategy.trained.values())
+    return {'total': trained + frozen_numbers(strategy.model), 'trained': trained}
 
 
 def wait_share(scalars: dict[str, Any]) -> float | None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdet_seg import command_line
+from mmdet_seg.engine.checkpoint import check_exists
+from mmdet_seg.engine.checkpoint_folder import MANIFEST
 from mmdet_seg.engine.progress_hook import clock
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.segmentation_list import Pair, read_list
@@ -63,7 +65,9 @@ def run(path: str, out: str, processes: int = 1) -> int:
 def key(pair: Pair, config_text: str) -> str:
     """Names what is evaluated: 16 hexadecimal digits."""
     digest = hashlib.sha256(config_text.encode())
-    with open(pair.checkpoint, 'rb') as file:
+    checkpoint = Path(pair.checkpoint)
+    # A folder's manifest has the hashes of its files.
+    with (checkpoint / MANIFEST if checkpoint.is_dir() else checkpoint).open('rb') as file:
         while part := file.read(1 << 24):
             digest.update(part)
     digest.update(json.dumps([pair.protocol, pair.tta]).encode())
@@ -74,8 +78,7 @@ def _row(pair: Pair, folder: Path, processes: int) -> tuple[dict[str, Any], bool
     """A row of the table, and whether it was measured now."""
     row = {'title': pair.title, **asdict(pair), 'error': None}
     try:
-        if not Path(pair.checkpoint).is_file():
-            raise FileNotFoundError(f'{pair.checkpoint}: no such checkpoint.')
+        check_exists(pair.checkpoint)
         cfg = load_recipe(
             pair.config,
             arch=pair.arch,

@@ -70,7 +70,7 @@ def read_list(path: str | Path) -> list[Pair]:
     pairs = []
     for where, entry in entries:
         here, beside = Path(str(entry['checkpoint'])), path.parent / str(entry['checkpoint'])
-        entry['checkpoint'] = str(beside if beside.is_file() and not here.is_file() else here)
+        entry['checkpoint'] = str(beside if beside.exists() and not here.exists() else here)
         pairs.append(_pair(where, entry))
     if not pairs:
         raise ValueError(f'{path} names no pair; write lines CONFIG CHECKPOINT [KEY=VALUE ...].')

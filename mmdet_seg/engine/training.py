@@ -1,21 +1,30 @@
 """The main job: train a config."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import mmengine
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
-from mmdet_seg.command_line import INTERRUPTED, OK
+from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, Failure, note
 from mmdet_seg.datasets.subset import apply_subset
+from mmdet_seg.engine.launch import agreed, num_processes, process_group
 from mmdet_seg.engine.preflight import check_data, check_weights
 from mmdet_seg.engine.recipe import config_stem, load_recipe
-from mmdet_seg.engine.report_hook import HISTORY, ReportHook
-from mmdet_seg.engine.runner import Runner, build_runner
+from mmdet_seg.engine.report_hook import ReportHook
+from mmdet_seg.engine.runner import HISTORY, Runner, build_runner
+from mmdet_seg.engine.strategies import build_strategy
 from mmdet_seg.engine.work_dir import find_resume, new_work_dir
+
+# What a collective says when another process went away.
+_LOST = ('closed by peer', 'reset by peer', 'gloo', 'NCCL', 'ProcessGroup', 'Broken pipe')
 
 
 def train(
@@ -29,6 +38,8 @@ def train(
     options: dict[str, Any] | None = None,
     protocol: str = 'ours',
     weights: str | None = None,
+    tune: str | None = None,
+    strategy: str | None = None,
 ) -> int:
     """Train, report, and say what can be done next.
 
@@ -43,45 +54,92 @@ def train(
         options: Dotted config keys to values.
         protocol: ``ours`` or ``authors``, see :func:`mmdet_seg.engine.recipe.load_recipe`.
         weights: Checkpoint of the encoder instead of the published one.
+        tune: What of the encoder trains, see :func:`mmdet_seg.engine.tuning.apply_tune`.
+        strategy: One of :data:`mmdet_seg.engine.strategies.NAMES`; None takes ``single``, or
+            ``ddp`` in several processes.
 
     Returns:
-        Exit status: 0, or 130 after an interruption.
+        Exit status: 0, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        mmdet_seg.command_line.Failure: Something outside ended the run.
     """
     cfg = load_recipe(
-        config, arch=arch, data=data, options=options, protocol=protocol, weights=weights
+        config,
+        arch=arch,
+        data=data,
+        options=options,
+        protocol=protocol,
+        weights=weights,
+        tune=tune,
     )
+    if strategy:
+        cfg.strategy = strategy
     if tensorboard:
         cfg.visualizer.vis_backends = [
             *cfg.visualizer.vis_backends,
             dict(type='TensorboardVisBackend'),
         ]
-    if resume is not None:
-        folder, checkpoint = find_resume(config_stem(cfg), resume, work_dir)
-        cfg.resume, cfg.load_from = True, str(checkpoint)
-        print(f'Continuing from {checkpoint}.', file=sys.stderr)
-    else:
-        folder = new_work_dir(config_stem(cfg), work_dir)
-    cfg.work_dir = str(folder)
+    chosen = build_strategy(cfg)  # a mistake is found before anything is prepared
+    with process_group(chosen.needs_group):
+        return _train(cfg, work_dir, resume)
+
+
+def _train(cfg: Config, work_dir: str | None, resume: str | None) -> int:
+    if num_processes() > 1:
+        cfg.launcher = 'pytorch'
+    folder, checkpoint = agreed(lambda: _folder(cfg, work_dir, resume))
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, checkpoint
+        note(f'Continuing from {checkpoint}.')
+    cfg.work_dir = folder
     check_data(cfg)
     apply_subset(cfg, folder)
     check_weights(cfg)
+    agreed(lambda: _make_data(cfg))
     mmengine.mkdir_or_exist(cfg.work_dir)
-    print(f'Writing to {cfg.work_dir}.', file=sys.stderr)
-    runner = build_runner(cfg)
-    runner.train()
+    note(f'Writing to {cfg.work_dir}.')
+    try:
+        runner = build_runner(cfg)
+        runner.train()
+    except RuntimeError as error:
+        if num_processes() > 1 and any(word in str(error) for word in _LOST):
+            raise Failure(
+                'Another process of this run is gone; its own lines say why. The checkpoints are '
+                f'intact: continue with --resume {folder}.'
+            ) from error
+        raise
     return finish(runner, cfg)
+
+
+def _folder(cfg: Config, work_dir: str | None, resume: str | None) -> tuple[str, str | None]:
+    """Where to write, and what to continue from."""
+    if resume is None:
+        return str(new_work_dir(config_stem(cfg), work_dir)), None
+    folder, checkpoint = find_resume(config_stem(cfg), resume, work_dir)
+    return str(folder), str(checkpoint)
+
+
+def _make_data(cfg: Config) -> None:
+    """Build the data sets once: some write files when they are built for the first time."""
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    if num_processes() > 1:
+        for split in ('train', 'val'):
+            if loader := cfg.get(f'{split}_dataloader'):
+                DATASETS.build(loader.dataset)
 
 
 def finish(runner: Runner, cfg: Config) -> int:
     """Print the result and the next command."""
     folder, name = Path(cfg.work_dir), Path(cfg.filename).name
     if runner.interrupted:
-        print(
+        note(
             f'Stopped at iteration {runner.iter} of {runner.max_iters}, saved. Continue with: '
-            f'{command("train")} {folder / name} --resume {folder}',
-            file=sys.stderr,
+            f'{command("train")} {folder / name} --resume {folder}'
         )
-        return INTERRUPTED
+        return TERMINATED if runner.interrupted == signal.SIGTERM else INTERRUPTED
+    if not is_main_process():
+        return OK
     hook = next((h for h in runner.hooks if isinstance(h, ReportHook)), None)
     validations = runner.message_hub.runtime_info.get(HISTORY, [])
     if hook is None or not validations:
@@ -89,7 +147,7 @@ def finish(runner: Runner, cfg: Config) -> int:
     best = max(validations, key=lambda v: v.get(hook.metric, -1.0))
     print_table(best['per_class_iou'])
     print(f'{hook.metric}: {best[hook.metric]:.2f}')
-    checkpoint = hook.best_checkpoint(runner) or folder / f'iter_{runner.max_iters}.pth'
+    checkpoint = hook.best_checkpoint(runner) or folder / f'iter_{runner.max_iters}'
     print(f'Look at {folder}/predictions.png and {folder}/curves.png. Next:')
     print(f'  {command("test")} {folder / name} {checkpoint}')
     print(f'  {command("infer")} {folder / name} {checkpoint} IMAGES... --out {folder}/out')

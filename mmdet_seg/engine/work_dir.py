@@ -3,7 +3,8 @@
 from datetime import datetime
 from pathlib import Path
 
-from mmdet_seg.engine.checkpoint import latest_checkpoint
+from mmdet_seg.engine.checkpoint import newest_complete
+from mmdet_seg.engine.checkpoint_folder import is_folder
 
 
 def new_work_dir(stem: str, work_dir: str | None = None) -> Path:
@@ -18,7 +19,7 @@ def new_work_dir(stem: str, work_dir: str | None = None) -> Path:
 
 
 def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Path, Path]:
-    """Folder and checkpoint to continue.
+    """Folder and checkpoint to continue: the newest complete one; others are named and skipped.
 
     Args:
         stem: Name of the config.
@@ -28,22 +29,22 @@ def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Pa
     Raises:
         FileNotFoundError: Nothing to continue.
     """
-    if resume and Path(resume).is_file():
+    if resume and (Path(resume).is_file() or is_folder(resume)):
         return Path(work_dir) if work_dir else Path(resume).parent, Path(resume)
     if resume or work_dir:
         folders = [Path(resume or work_dir)]
         if not folders[0].is_dir():
             raise FileNotFoundError(
-                f'--resume {folders[0]}: no such file or folder; give a checkpoint (iter_N.pth) or '
+                f'--resume {folders[0]}: no such file or folder; give a checkpoint (iter_N) or '
                 "a run's folder."
             )
     else:
         root = Path('work_dirs') / stem
         folders = sorted((p for p in root.glob('*') if p.is_dir()), reverse=True)
     for folder in folders:
-        if checkpoint := latest_checkpoint(folder):
+        if checkpoint := newest_complete(folder):
             return folder, checkpoint
     where = folders[0] if resume or work_dir else Path('work_dirs') / stem
     raise FileNotFoundError(
-        f'--resume: no checkpoint (iter_N.pth) in {where}; leave --resume out to start anew.'
+        f'--resume: no complete checkpoint (iter_N) in {where}; leave --resume out to start anew.'
     )

@@ -103,7 +103,7 @@ def test_interrupted_and_resumed(folder):
     (stopped,) = (x for x in rest.splitlines() if x.startswith('Stopped at iteration'))
     at = int(stopped.split()[3])
     assert 20 <= at < iters
-    assert (name / f'iter_{at}.pth').is_file()
+    assert (name / f'iter_{at}' / 'manifest.json').is_file()
     assert not json.loads((name / 'summary.json').read_text())['finished']
 
     command = stopped.split('python ')[1].split()
@@ -113,7 +113,7 @@ def test_interrupted_and_resumed(folder):
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f'Continuing from {name / f"iter_{at}.pth"}' in done.stderr
+    assert f'Continuing from {name / f"iter_{at}"}' in done.stderr
     assert f'train {at + 1}/{at + 3}' in done.stderr
     summary = json.loads((name / 'summary.json').read_text())
     assert summary['iterations']['done'] == at + 3
@@ -134,7 +134,7 @@ def test_infer_takes_what_people_have(run, tmp_path):
     exif[0x0112] = 6
     Image.fromarray(photo).save(folder / 'turned.jpg', exif=exif)
     Image.fromarray(photo[:1, :1]).save(folder / 'dot.png')
-    checkpoint = next(path.glob('best_mIoU*.pth'))
+    checkpoint = next(path.glob('best_mIoU*'))
     config = path / 'upernet_internvit.py'
     done = tool('infer', config, checkpoint, folder, '--out', tmp_path / 'out')
     assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ def test_infer_equals_test(run, tmp_path):
     summary = json.loads((path / 'summary.json').read_text())
     (scenes,) = {p.parents[2] for p in path.parent.rglob('images/validation/*.jpg')}
     done = tool(
-        'infer', path / 'upernet_internvit.py', next(path.glob('best_mIoU*.pth')),
+        'infer', path / 'upernet_internvit.py', next(path.glob('best_mIoU*')),
         scenes / 'images/validation', '--out', tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -189,7 +189,10 @@ MISTAKES = {
         ('train', 'upernet_internvit', '--arch', '6b-224px'),
         'config.json of OpenGVLab/InternViT-6B-224px is not in the cache',
     ),
-    'nothing to resume': (('train', 'linear_internvit', '--resume'), 'no checkpoint (iter_N.pth)'),
+    'nothing to resume': (
+        ('train', 'linear_internvit', '--resume'),
+        'no complete checkpoint (iter_N)',
+    ),
     'an unknown argument': (
         ('train', 'upernet_internvit', '--cfg-options', 'model.backbone.layers=3'),
         "unexpected keyword argument 'layers'",
@@ -224,7 +227,7 @@ def test_another_models_checkpoint_is_refused(run, tmp_path):
         f'{k}={v}'.replace(' ', '') for k, v in scene_options(path.parent / 'scenes').items()
     ]
     done = tool(
-        'test', 'linear_internvit', next(path.glob('best_mIoU*.pth')), '--arch', 'tiny',
+        'test', 'linear_internvit', next(path.glob('best_mIoU*')), '--arch', 'tiny',
         '--work-dir', tmp_path, '--cfg-options', *options,
     )  # fmt: skip
     assert done.returncode == 2

@@ -11,8 +11,9 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from mmdet_seg.backbones import InternViT, merge_lora
-from mmdet_seg.compat.torch_load import load_file
 from mmdet_seg.datasets.scenes_files import prepare_scenes
+from mmdet_seg.engine.checkpoint import load_weights
+from mmdet_seg.engine.checkpoint_folder import open_folder
 from mmdet_seg.engine.export import export
 from mmdet_seg.engine.recipe import load_recipe
 from tests.small_runs import SCENES, run_options, tool
@@ -185,7 +186,7 @@ def test_a_runs_own_config_says_how_it_was_tuned(run):
     assert cfg.model.backbone.lora == dict(rank=4, alpha=8, dropout=0.0)
     parameters = json.loads((run / 'summary.json').read_text())['parameters']
     assert 0 < parameters['trained'] < parameters['total']
-    last = run / 'iter_4.pth'
+    last = run / 'iter_4'
     done = tool('test', run / 'upernet_internvit.py', last, '--work-dir', run / 'test')
     assert done.returncode == 0, done.stderr
     summary = json.loads((run / 'summary.json').read_text())
@@ -198,19 +199,19 @@ def test_a_run_goes_on(run):
         'train_cfg.max_iters=6', 'train_cfg.val_interval=6',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    early, late = (load_file(run / f'iter_{i}.pth')['state_dict'] for i in (4, 6))
+    early, late = (dict(open_folder(run / f'iter_{i}').tensors('model')) for i in (4, 6))
     moved = {n for n in early if not torch.equal(early[n], late[n])}
     names = {n for n in early if n.startswith('backbone.')}
     assert moved & names == {n for n in names if n.endswith('.default.weight')}
 
 
 def test_a_runs_checkpoint_is_converted_merged(run, tmp_path):
-    checkpoint = run / 'iter_4.pth'
+    checkpoint = run / 'iter_4'
     done = tool('convert', checkpoint, tmp_path / 'encoder', '--to', 'native', '--dtype', 'fp32')
     assert done.returncode == 0, done.stderr
     assert 'LoRA adapters merged into 16' in done.stdout
     model = MODELS.build(load_recipe(str(run / 'upernet_internvit.py')).model)
-    model.load_state_dict(load_file(checkpoint)['state_dict'])
+    load_weights(model, checkpoint)
     expected = merge_lora(model.backbone.float()).state_dict()
     plain = InternViT.from_pretrained(tmp_path / 'encoder').state_dict()
     assert plain.keys() == expected.keys()
@@ -220,14 +221,14 @@ def test_a_runs_checkpoint_is_converted_merged(run, tmp_path):
 
 def test_a_runs_checkpoint_is_exported_merged(run, tmp_path, capsys):
     out = tmp_path / 'model.pt2'
-    config, checkpoint = str(run / 'upernet_internvit.py'), str(run / 'iter_4.pth')
+    config, checkpoint = str(run / 'upernet_internvit.py'), str(run / 'iter_4')
     assert export(config, checkpoint, 'torch_export', out=str(out), size=(112, 112)) == 0
     assert 'bfloat16 is exported in fp32' in capsys.readouterr().out
     names = torch.export.load(out).state_dict.keys()
     assert not any('lora' in n or 'base_layer' in n for n in names)
     # What the run would infer, from a file without adapters.
     model = MODELS.build(load_recipe(config).model)
-    model.load_state_dict(load_file(checkpoint)['state_dict'])
+    load_weights(model, checkpoint)
     images = torch.randint(0, 256, (1, 3, 98, 70)).float()
     mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
     std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

@@ -1,9 +1,11 @@
 """Which run is meant by --resume, and that a new run overwrites none."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from mmdet_seg.engine.checkpoint_folder import write_folder
 from mmdet_seg.engine.work_dir import find_resume, new_work_dir
 
 
@@ -14,30 +16,44 @@ def runs(tmp_path, monkeypatch):
         folder = tmp_path / 'work_dirs' / 'c' / name
         folder.mkdir(parents=True)
         for n in checkpoints:
-            (folder / f'iter_{n}.pth').touch()
+            write_folder(folder / f'iter_{n}', {}, None, {'iteration': n})
     return Path('work_dirs/c')
 
 
 def test_the_newest_run_that_has_a_checkpoint(runs):
-    assert find_resume('c', '') == (runs / '2', runs / '2/iter_4.pth')
-    assert find_resume('c', str(runs / '1')) == (runs / '1', runs / '1/iter_10.pth')
-    assert find_resume('c', '', str(runs / '1')) == (runs / '1', runs / '1/iter_10.pth')
-    one = runs / '1/iter_2.pth'
+    assert find_resume('c', '') == (runs / '2', runs / '2/iter_4')
+    assert find_resume('c', str(runs / '1')) == (runs / '1', runs / '1/iter_10')
+    assert find_resume('c', '', str(runs / '1')) == (runs / '1', runs / '1/iter_10')
+    one = runs / '1/iter_2'
     assert find_resume('c', str(one)) == (runs / '1', one)
     assert find_resume('c', str(one), 'elsewhere') == (Path('elsewhere'), one)
 
 
-def test_the_pointer_is_followed_where_a_run_was_moved_to(runs):
-    (runs / '1/last_checkpoint').write_text('/somewhere/else/iter_2.pth')
-    assert find_resume('c', str(runs / '1'))[1] == runs / '1/iter_2.pth'
+def test_what_is_not_complete_is_skipped_and_named(runs, capsys):
+    newest = runs / '1/iter_10'
+    manifest = newest / 'manifest.json'
+    content = json.loads(manifest.read_text())
+    (newest / 'model.safetensors').write_bytes(b'12345678')
+    for wrong, why in (
+        ({'bytes': 9, 'sha256': ''}, 'model.safetensors has 8 bytes instead of 9'),
+        ({'bytes': 8, 'sha256': 'f' * 64}, 'model.safetensors has changed'),
+    ):
+        content['files'] = {'model.safetensors': wrong}
+        manifest.write_text(json.dumps(content))
+        assert find_resume('c', str(runs / '1'))[1] == runs / '1/iter_2'
+        assert f'Skipped: {newest} is not a complete checkpoint: {why}.' in capsys.readouterr().err
+    manifest.unlink()
+    assert find_resume('c', str(runs / '1'))[1] == runs / '1/iter_2'
 
 
 def test_nothing_to_resume(runs):
-    with pytest.raises(FileNotFoundError, match=r'no checkpoint \(iter_N.pth\) in work_dirs/d'):
+    with pytest.raises(
+        FileNotFoundError, match=r'no complete checkpoint \(iter_N\) in work_dirs/d'
+    ):
         find_resume('d', '')
     with pytest.raises(FileNotFoundError, match='no such file or folder'):
         find_resume('c', 'nowhere')
-    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+    with pytest.raises(FileNotFoundError, match='no complete checkpoint'):
         find_resume('c', str(runs / '3'))
 
 

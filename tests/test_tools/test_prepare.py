@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from mmdet_seg.engine.inference import Segmenter
@@ -68,7 +67,7 @@ def test_a_folder_of_ones_own_from_check_to_inference(own, tmp_path):
     losses = [float(x.split()[3]) for x in done.stderr.splitlines() if x.startswith('train ')]
     assert losses[-1] < 0.8 * losses[0]
 
-    checkpoint = next((tmp_path / 'run').glob('best_mIoU*.pth'))
+    checkpoint = next((tmp_path / 'run').glob('best_mIoU*'))
     out = tmp_path / 'out'
     inferred = tool(
         'infer', tmp_path / 'run' / 'upernet_internvit.py', checkpoint, own / 'photos', '--out', out
@@ -80,8 +79,7 @@ def test_a_folder_of_ones_own_from_check_to_inference(own, tmp_path):
                        axis=0)  # fmt: skip
     assert {tuple(c) for c in colors} <= {tuple(c) for c in COLORS}
 
-    bare = tmp_path / 'bare.pth'  # weights alone: the classes come from the folder
-    torch.save(torch.load(checkpoint, weights_only=False)['state_dict'], bare)
+    bare = checkpoint / 'model.safetensors'  # weights alone: the classes come from the folder
     segmenter = Segmenter(load_recipe(str(tmp_path / 'run' / 'upernet_internvit.py')), bare)
     assert list(segmenter.classes) == NAMES
     assert segmenter.palette.tolist() == [list(c) for c in COLORS]

@@ -1,0 +1,93 @@
+"""Frozen parameters out of everybody's way while a model trains.
+
+DDP broadcasts them, ZeRO-3 and FSDP shard and gather them at every step, checkpoints and moving
+averages carry them. As buffers they stay where they are, and the layers cannot tell the difference.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+_KEY = '_was_parameter'  # name -> whether a checkpoint has to hold it
+
+
+def hide_frozen(model: nn.Module) -> None:
+    """Turn every parameter without gradient into a buffer.
+
+    What a frozen encoder read from a checkpoint (its ``load_report``) can be read from it again and
+    is left out of ``state_dict``; the rest stays in it.
+    """
+    recoverable = {id(p) for p in _loaded(model)}
+    for module in model.modules():
+        hidden = {}
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or parameter.requires_grad:
+                continue
+            del module._parameters[name]
+            hidden[name] = id(parameter) not in recoverable
+            module.register_buffer(name, parameter.data, persistent=hidden[name])
+        if hidden:
+            setattr(module, _KEY, hidden)
+
+
+def show_frozen(model: nn.Module) -> None:
+    """Undo :func:`hide_frozen`."""
+    for module in model.modules():
+        for name in getattr(module, _KEY, ()):
+            tensor = module._buffers.pop(name)
+            module._non_persistent_buffers_set.discard(name)
+            module.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        if hasattr(module, _KEY):
+            delattr(module, _KEY)
+
+
+def left_out(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every hidden tensor that ``state_dict`` does not hold."""
+    for prefix, module in model.named_modules():
+        for name, kept in getattr(module, _KEY, {}).items():
+            if not kept:
+                yield f'{prefix}.{name}' if prefix else name, module._buffers[name]
+
+
+def frozen_numbers(model: nn.Module) -> int:
+    """Numbers in all hidden tensors."""
+    return sum(
+        module._buffers[name].numel()
+        for module in model.modules()
+        for name in getattr(module, _KEY, ())
+    )
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values rounded to bfloat16.
+
+    Rounded, because the same published weights are held in bfloat16 where they are frozen and in
+    float32 elsewhere.
+    """
+
+    def one(item: tuple[str, Tensor]) -> str:
+        name, tensor = item
+        values = tensor.detach().to('cpu', torch.bfloat16).contiguous().view(torch.uint8)
+        digest = hashlib.sha256(f'{name} {tuple(tensor.shape)}\n'.encode())
+        digest.update(values.numpy())
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+        parts = pool.map(one, sorted(tensors.items()))
+        return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def _loaded(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of encoders that read a checkpoint and are frozen, in part at least.
+
+    An encoder that trains has parameters without gradient as well, behind its last tap. They stay
+    in its checkpoint, which then does not depend on where the training started from.
+    """
+    for module in model.modules():
+        if getattr(module, 'load_report', None) is None:
+            continue
+        if any(not p.requires_grad for p in module.blocks[0].parameters()):
+            yield from module.parameters()

@@ -1,0 +1,93 @@
+"""What all processes have to agree on before they change a weight."""
+
+import math
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object
+from torch import Tensor
+from torch import distributed as dist
+
+
+class NonFiniteLoss(ValueError):
+    """The loss is not a number, again and again."""
+
+
+class Guard:
+    """Stands between the loss and the optimizer.
+
+    An update whose loss is NaN or infinite in any process is left out in all of them: one such
+    gradient would turn every weight into NaN, and the next checkpoint would hold it. A request to
+    stop, which a signal brings to each process at another moment, is agreed on along with it.
+
+    Args:
+        limit: Updates left out in a row before :meth:`check` gives up; 0 never does.
+
+    Attributes:
+        in_a_row: Updates that were left out, up to now and without one in between.
+        skipped: Updates that were left out since the start.
+        loss: The last one, mean of all processes.
+        finite_here: Whether this process's own loss was finite the last time.
+        stop_requested: Number of a signal that this process has received, 0 without.
+        stop_agreed: Number of a signal that some process had received before the last update.
+    """
+
+    def __init__(self, limit: int = 3) -> None:
+        if limit < 0:
+            raise ValueError(f'nonfinite_limit={limit} is not 0 (go on for ever) or more.')
+        self.limit = limit
+        self.in_a_row = self.skipped = 0
+        self.loss = math.nan
+        self.finite_here = True
+        self.stop_requested = self.stop_agreed = 0
+
+    def protect(self, optim_wrapper: Any) -> None:
+        """Put the guard before ``update_params``, whatever the wrapper's class."""
+        update: Callable[..., None] = optim_wrapper.update_params
+
+        def update_params(loss: Tensor, **kwargs: Any) -> None:
+            if self.agree(loss):
+                update(loss, **kwargs)
+
+        optim_wrapper.update_params = update_params
+
+    def agree(self, loss: Tensor) -> bool:
+        """Whether the loss is finite everywhere; counts those that are not."""
+        self.loss = loss.item()
+        finite = self.finite_here = math.isfinite(self.loss)
+        stop = self.stop_requested
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            # On the CPU, so that the answer does not wait in a queue behind the gradients.
+            votes = torch.tensor(
+                [self.loss, not finite, stop == signal.SIGINT, stop == signal.SIGTERM],
+                dtype=torch.float64,
+            )
+            dist.all_reduce(votes)
+            total, bad, interrupts, terminations = votes.tolist()
+            self.loss, finite = total / dist.get_world_size(), not bad
+            stop = signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0
+        self.stop_agreed = int(stop)
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.skipped += not finite
+        return finite
+
+    def check(self, files: list[str]) -> None:
+        """Give up where the limit is reached.
+
+        Args:
+            files: Of this process's last batch.
+
+        Raises:
+            NonFiniteLoss: Names the files.
+        """
+        if self.limit and self.in_a_row >= self.limit:
+            found = all_gather_object([] if self.finite_here else files)
+            files = [x for part in found for x in part]
+            raise NonFiniteLoss(
+                f'The loss was not finite {self.in_a_row} times in a row; no weight was changed by '
+                f'it. The last batch: {", ".join(files) or "files unknown"}. Lower the rate '
+                '(optim_wrapper.optimizer.lr), clip gradients (optim_wrapper.clip_grad), look at '
+                'these files, or raise nonfinite_limit (0: leave such updates out for ever).'
+            )

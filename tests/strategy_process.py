@@ -1,0 +1,55 @@
+"""One process of a training under some strategy: python -m tests.strategy_process JOB.json
+
+Writes the loss of every iteration (mean of all processes), the validations and what the process
+holds.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from torch import distributed as dist
+
+from mmdet_seg.engine.launch import process_group
+from mmdet_seg.engine.recipe import load_recipe
+from mmdet_seg.engine.runner import HISTORY, build_runner
+from mmdet_seg.engine.strategies import build_strategy
+
+
+class Losses(Hook):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.values.append(runner.guard.loss)
+
+
+def main(path: Path) -> None:
+    torch.set_num_threads(1)
+    job = json.loads(path.read_text())
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in job['options'].items()}
+    cfg = load_recipe(job['config'], arch='tiny', tune=job.get('tune'), options=options)
+    cfg.strategy, cfg.work_dir = job['strategy'], job['work_dir']
+    if job.get('resume'):
+        cfg.resume, cfg.load_from = True, job['resume']
+    with process_group(build_strategy(cfg).needs_group):
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        cfg.launcher = 'pytorch' if world > 1 else 'none'
+        runner = build_runner(cfg)
+        losses = Losses()
+        runner.register_hook(losses)
+        runner.train()
+        history = runner.message_hub.runtime_info.get(HISTORY, [])
+        result = {
+            'losses': losses.values,
+            'mIoU': [entry['mIoU'] for entry in history],
+            'skipped': runner.guard.skipped,
+        }
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            path.with_suffix('.result.json').write_text(json.dumps(result))
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]))

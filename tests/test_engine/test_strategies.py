@@ -1,0 +1,111 @@
+"""Two processes under any strategy compute what one process computes with the whole batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small_runs import ROOT, scene_options
+
+SHARED = ['ddp', 'zero1', 'zero2', 'zero3', 'zero3_offload', 'fsdp']
+ITERS, HALF, BATCH = 20, 10, 4
+# Everything that mmengine's DeepSpeedStrategy ignores, in float32 so that little is rounded.
+OPTIONS = {
+    'crop_size': (56, 56),
+    'train_dataloader.dataset.pipeline.3.crop_size': (56, 56),
+    'model.data_preprocessor.size': (56, 56),
+    'model.decode_head.channels': 16,
+    'model.auxiliary_head.channels': 16,
+    'model.backbone.grad_checkpointing': True,
+    'optim_wrapper.type': 'OptimWrapper',
+    'optim_wrapper.clip_grad': {'max_norm': 0.5},
+    'optim_wrapper.accumulative_counts': 2,
+    'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.8,
+    'param_scheduler.0.end': 4,
+    'param_scheduler.1.begin': 4,
+    'param_scheduler.1.end': ITERS,
+    'train_cfg.max_iters': ITERS,
+    'train_cfg.val_interval': HALF,
+    'default_hooks.checkpoint.interval': HALF,
+    'default_hooks.checkpoint.max_keep_ckpts': 5,
+}
+
+
+def run(root: Path, name: str, strategy: str, processes: int, resume=None, **more) -> dict:
+    """Train in ``processes`` processes and return what the first one found."""
+    options = scene_options(root / 'scenes') | OPTIONS
+    options |= {'train_dataloader.batch_size': BATCH // processes, **more.pop('options', {})}
+    job = root / f'{name}.json'
+    job.write_text(
+        json.dumps(
+            {
+                'config': 'upernet_internvit',
+                'strategy': strategy,
+                'options': options,
+                'work_dir': str(root / name),
+                'resume': str(resume) if resume else None,
+                **more,
+            }
+        )
+    )
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    done = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else ()), '-m', 'tests.strategy_process', job],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert 'built successfully' not in done.stdout  # DeepSpeed would compile an operator
+    return json.loads(job.with_suffix('.result.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('strategies')
+
+
+@pytest.fixture(scope='module')
+def alone(root) -> dict:
+    return run(root, 'alone', 'single', 1)
+
+
+@pytest.mark.parametrize('strategy', SHARED)
+def test_the_same_mathematics(strategy, root, alone):
+    found = run(root, strategy, strategy, 2)
+    assert len(found['losses']) == ITERS
+    assert found['losses'] == pytest.approx(alone['losses'], rel=2e-6)
+    assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('before', 'strategy', 'processes'),
+    [
+        ('fsdp', 'zero3', 2),
+        ('zero3', 'fsdp', 2),
+        ('alone', 'zero1', 2),
+        ('zero3_offload', 'ddp', 2),
+        ('zero2', 'single', 1),
+        ('ddp', 'zero2', 1),
+    ],
+)
+def test_any_strategy_goes_on_from_any_other(before, strategy, processes, root, alone):
+    if not (root / before / f'iter_{HALF}').exists():
+        run(root, before, before, 2)
+    name = f'{before}_then_{strategy}'
+    found = run(root, name, strategy, processes, root / before / f'iter_{HALF}')
+    assert found['losses'] == pytest.approx(alone['losses'][HALF:], rel=2e-6)
+    assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02)
+
+
+def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
+    found = run(root, 'again', 'single', 1, root / 'alone' / f'iter_{HALF}')
+    assert found['losses'] == alone['losses'][HALF:]
+    assert found['mIoU'] == alone['mIoU']
