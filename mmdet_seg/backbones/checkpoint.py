@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdet_seg.backbones.arch_config import describes_encoder, fields_from_config, split_rows
+from mmdet_seg.backbones.arch_config import describes_encoder, fields_from_config
 from mmdet_seg.backbones.checkpoint_contents import Checkpoint, compare_shapes
 from mmdet_seg.backbones.checkpoint_files import WeightFiles
 from mmdet_seg.backbones.checkpoint_source import locate_source, read_config
 from mmdet_seg.backbones.layouts import block_index, group_keys
+from mmdet_seg.backbones.left_out import read_left_out
 from mmdet_seg.backbones.lora import plain_targets
-from mmdet_seg.backbones.pos_embed import resample_patch_kernel, resample_positions
+from mmdet_seg.backbones.resampling import resample, resampled_tensors
+from mmdet_seg.backbones.run_folder import RunFiles, is_run_folder
 from mmdet_seg.backbones.variants import ARCHS, Arch, get_arch
 
 
@@ -75,7 +77,8 @@ def open_checkpoint(
 
     Args:
         source: A file, a directory, a hub id ``owner/name[@revision]``, a file on a hub
-            ``owner/name/file.pth[@revision]``, or a name in :data:`variants.ARCHS`.
+            ``owner/name/file.pth[@revision]``, a name in :data:`variants.ARCHS`, or a checkpoint
+            folder of a run; what of a frozen encoder that leaves out is read from where it was.
         arch_overrides: Fields of :class:`Arch` that replace or complete what the files say.
 
     Raises:
@@ -83,8 +86,33 @@ def open_checkpoint(
         ValueError: Not an InternViT, broken files, or files that contradict each other.
     """
     path = locate_source(source)
+    if is_run_folder(path):
+        files = RunFiles(path)
+        if files.identity is not None and not files.has_encoder:
+            raise ValueError(
+                f'{path} leaves its encoder out: it was frozen and is that of '
+                f'{files.encoder_source}, unchanged; give {files.encoder_source}.'
+            )
+        complete(files)
+        return Checkpoint(str(source), files, None, arch_overrides)
     config = read_config(path)
     return Checkpoint(str(source), WeightFiles(path), config, arch_overrides)
+
+
+def complete(files: RunFiles) -> int:
+    """Add what a run's checkpoint leaves out of its encoder; see :mod:`left_out`.
+
+    Returns:
+        How many tensors were added.
+
+    Raises:
+        FileNotFoundError: The encoder's source is not there.
+        ValueError: The source holds other weights than those the run was trained on.
+    """
+    if files.identity is None:
+        return 0
+    source = files.encoder_source
+    return read_left_out(files, open_checkpoint(source), locate_source(source))
 
 
 def read_arch(source: str | os.PathLike) -> Arch:
@@ -137,7 +165,7 @@ def load_encoder(
             skipped_names.append(name)
         else:
             wanted[name] = shape
-    resampled = _resampled(checkpoint, arch)
+    resampled = resampled_tensors(checkpoint.names, arch)
     _check_same_kind(checkpoint, arch)
     shapes = wanted | {name: shape for name, (shape, _) in resampled.items() if name in wanted}
     compare_shapes(
@@ -149,7 +177,7 @@ def load_encoder(
     with torch.no_grad():
         for name, tensor in checkpoint.tensors(wanted):
             if name in resampled:
-                tensor = _resample(name, tensor, arch)
+                tensor = resample(name, tensor, arch)
             _put(encoder, *targets[name], tensor, dtype)
     return LoadReport(
         layout=checkpoint.layout,
@@ -162,34 +190,6 @@ def load_encoder(
         seconds=time.perf_counter() - start,
         merged=checkpoint.num_adapted,
     )
-
-
-def _resampled(checkpoint: Checkpoint, arch: Arch) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Our name -> shape after resampling, and words for the report."""
-    changes = {}
-    table = checkpoint.names['pos_embed']
-    prefix, side = split_rows(table)
-    grid = arch.grid_size
-    if (prefix, side) != (arch.num_prefix_tokens, grid) and prefix >= arch.num_prefix_tokens:
-        text = f'pos_embed {side}x{side} -> {grid}x{grid}'
-        if prefix > arch.num_prefix_tokens:
-            text += ' without its class row'
-        changes['pos_embed'] = ((1, arch.num_prefix_tokens + grid**2, *table[2:]), text)
-    kernel = checkpoint.names['patch_embed.proj.weight']
-    size = arch.patch_size
-    if kernel[2:] != (size, size):
-        text = f'patch_embed {kernel[2]}x{kernel[3]} -> {size}x{size}'
-        changes['patch_embed.proj.weight'] = ((*kernel[:2], size, size), text)
-    return changes
-
-
-def _resample(name: str, tensor: Tensor, arch: Arch) -> Tensor:
-    tensor = tensor.float()  # once, and rounded once
-    if name == 'patch_embed.proj.weight':
-        return resample_patch_kernel(tensor, arch.patch_size)
-    prefix, _ = split_rows(tuple(tensor.shape))
-    tensor = tensor[:, prefix - arch.num_prefix_tokens :]
-    return resample_positions(tensor, (arch.grid_size,) * 2, arch.num_prefix_tokens)
 
 
 def _check_same_kind(checkpoint: Checkpoint, arch: Arch) -> None:

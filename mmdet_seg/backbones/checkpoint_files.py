@@ -210,6 +210,11 @@ def choose_files(names: Iterable[str], where: Path | str) -> tuple[str | None, l
         ValueError: There are several files of which each could be meant.
     """
     names = sorted(names)
+    if any(n.endswith('_optim_states.pt') for n in names):
+        raise ValueError(
+            f'{where} is a checkpoint of DeepSpeed, in parts; put them together first: python '
+            f'tools/convert.py {where} OUT.safetensors --to model.'
+        )
     for suffix in ('.safetensors', '.bin'):
         index = [n for n in names if n.endswith(f'{suffix}.index.json')]
         if index:

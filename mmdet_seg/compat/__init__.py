@@ -4,6 +4,7 @@ One file per reason; each names the release and says when it can be deleted:
 
 * :mod:`mmdet_seg.compat.mmcv_ext`: mmcv-lite has no compiled operators.
 * :mod:`mmdet_seg.compat.torch_load`: mmengine cannot read its own checkpoints with PyTorch 2.6 on.
+* :mod:`mmdet_seg.compat.safetensors_load`: mmengine reads no safetensors files.
 * :mod:`mmdet_seg.compat.pkg_resources`: setuptools 82 dropped what mmengine asks for packages.
 * :mod:`mmdet_seg.compat.mmengine_deepspeed`: mmengine imports DeepSpeed whenever it is installed.
 * :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
@@ -22,8 +23,12 @@ from mmdet_seg.compat.mmengine_deepspeed import WithoutDeepSpeed
 __all__ = ['install']
 
 
-def _patch_with(patcher: str) -> Callable[[ModuleType], None]:
-    return lambda module: import_module(f'mmdet_seg.compat.{patcher}').patch(module)
+def _patch_with(*patchers: str) -> Callable[[ModuleType], None]:
+    def patch(module: ModuleType) -> None:
+        for patcher in patchers:
+            import_module(f'mmdet_seg.compat.{patcher}').patch(module)
+
+    return patch
 
 
 _ABSENT = StandInFinder(
@@ -34,9 +39,9 @@ _ABSENT = StandInFinder(
 )
 _WITHOUT = WithoutDeepSpeed()
 _AFTER = [
-    AfterImport(name, _patch_with(patcher))
-    for name, patcher in (
-        ('mmengine.runner.checkpoint', 'torch_load'),
+    AfterImport(name, _patch_with(*patchers))
+    for name, *patchers in (
+        ('mmengine.runner.checkpoint', 'torch_load', 'safetensors_load'),
         ('mmseg.models.decode_heads.decode_head', 'accuracy'),
     )
 ]

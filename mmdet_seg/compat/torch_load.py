@@ -18,7 +18,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,13 @@ TRUST = 'MMDET_SEG_TRUST_CHECKPOINTS'
 _ONE_AT_A_TIME = threading.RLock()  # torch keeps one list of allowed names for the process
 
 
-def load_file(path: str | Path, *, map_location: Any = 'cpu', mmap: bool = False) -> Any:
+def load_file(
+    path: str | Path,
+    *,
+    map_location: Any = 'cpu',
+    mmap: bool = False,
+    stand_ins: Sequence[tuple[Any, str]] = (),
+) -> Any:
     """What ``torch.save`` wrote to a file.
 
     Args:
@@ -41,6 +47,7 @@ def load_file(path: str | Path, *, map_location: Any = 'cpu', mmap: bool = False
         map_location: As for ``torch.load``.
         mmap: Map tensors from the file instead of reading them. A file in the format of before
             PyTorch 1.6 cannot be mapped and is read.
+        stand_ins: Something harmless, and the stored name of the class in whose place it is made.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,7 +59,7 @@ def load_file(path: str | Path, *, map_location: Any = 'cpu', mmap: bool = False
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; name a checkpoint file.')
     mmap = mmap and zipfile.is_zipfile(path)
-    with _rule(str(path)) as weights_only:
+    with _rule(str(path), list(stand_ins)) as weights_only:
         return torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
 
 
@@ -168,10 +175,10 @@ def _stored_name(entry: Any) -> str:
 
 
 @contextmanager
-def _rule(name: str) -> Iterator[bool]:
+def _rule(name: str, more: list[tuple[Any, str]] | None = None) -> Iterator[bool]:
     """Around a ``torch.load``: yields its ``weights_only``; its errors become one line."""
     weights_only = os.environ.get(TRUST) != '1'
-    with _ONE_AT_A_TIME, _allow(_allowed()), warnings.catch_warnings():
+    with _ONE_AT_A_TIME, _allow(_allowed() + (more or [])), warnings.catch_warnings():
         # What these two say is part of the error that follows.
         warnings.filterwarnings('ignore', 'Detected pickle protocol')
         warnings.filterwarnings('ignore', '.*looks like a TorchScript archive')

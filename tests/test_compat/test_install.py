@@ -16,6 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.runner import CheckpointLoader
 from mmengine.utils import get_installed_path, is_installed
 from mmengine.utils.dl_utils.misc import mmcv_full_available
 
@@ -144,10 +145,11 @@ def test_checkpoint_module_is_patched_when_it_is_imported():
 
 def test_checkpoint_module_is_patched_when_it_came_first(monkeypatch):
     early = types.ModuleType('mmengine.runner.checkpoint')
-    early.torch = torch
+    early.torch, early.CheckpointLoader = torch, CheckpointLoader
     monkeypatch.setitem(sys.modules, early.__name__, early)
     compat.install()
     assert early.torch.load.__module__ == 'mmdet_seg.compat.torch_load'
+    assert CheckpointLoader._schemes[''].__module__ == 'mmdet_seg.compat.safetensors_load'
 
 
 def test_mmengine_finds_installed_packages():

@@ -332,3 +332,21 @@ def test_a_checkpoint_without_its_device(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="map_location='cpu'"):
             load_file(path, map_location=None)
+
+
+class Theirs:
+    """A class of somebody's program."""
+
+
+def test_stand_ins_take_the_place_of_classes(tmp_path):
+    class Nothing:
+        pass
+
+    torch.save({'a': torch.ones(2), 'theirs': Theirs()}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'asks for .*Theirs'):
+        load_file(tmp_path / 'x.pth')
+    stand_in = [(Nothing, f'{Theirs.__module__}.Theirs')]
+    content = load_file(tmp_path / 'x.pth', stand_ins=stand_in)
+    assert type(content['theirs']) is Nothing
+    with pytest.raises(ValueError, match=r'asks for .*Theirs'):
+        load_file(tmp_path / 'x.pth')
