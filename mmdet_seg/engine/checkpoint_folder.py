@@ -106,6 +106,8 @@ class _Writer:
         self.put(MANIFEST, json.dumps(manifest, indent=1).encode() + b'\n')
         old = self.target.with_name(f'.{self.target.name}.old')
         with self.trying():
+            if self.problem:
+                raise OSError  # it stays the first one
             _sync(self.part)
             if self.target.exists():
                 shutil.rmtree(old, ignore_errors=True)

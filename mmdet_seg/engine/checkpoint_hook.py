@@ -55,7 +55,7 @@ class CheckpointHook(_CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         runner.save_checkpoint(self.out_dir, name, meta=meta, by_epoch=self.by_epoch)
-        if self.max_keep_ckpts > 0 and is_main_process():
+        if self.max_keep_ckpts > 0 and not runner.unsaved and is_main_process():
             found = iterations(Path(self.out_dir), self.filename_tmpl)
             for old in [p for n, p in found if n < step][self.max_keep_ckpts - 1 :]:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()

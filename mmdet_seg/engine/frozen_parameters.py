@@ -52,13 +52,11 @@ def left_out(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f'{prefix}.{name}' if prefix else name, module._buffers[name]
 
 
-def frozen_numbers(model: nn.Module) -> int:
-    """Numbers in all hidden tensors."""
-    return sum(
-        module._buffers[name].numel()
-        for module in model.modules()
-        for name in getattr(module, _KEY, ())
-    )
+def frozen_by_name(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Name and size of every hidden tensor."""
+    for prefix, module in model.named_modules():
+        for name in getattr(module, _KEY, ()):
+            yield f'{prefix}.{name}' if prefix else name, module._buffers[name].numel()
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:

@@ -19,8 +19,9 @@ def draw_curves(out: Path, loss: Sequence[float], validations: list[dict], metri
     """Training loss (raw and smoothed) and the validation metric over iterations, as PNG."""
     figure, canvas = _figure(9, 3.6)
     left, right = figure.subplots(1, 2)
+    steps, loss = np.arange(1, len(loss) + 1), np.asarray(loss, dtype=float)
+    steps, loss = steps[np.isfinite(loss)], loss[np.isfinite(loss)]
     if len(loss):
-        steps = np.arange(1, len(loss) + 1)
         left.plot(steps, loss, color='#9ecae1', linewidth=0.8, label='each iteration')
         window = max(len(loss) // 30, 1)
         smooth = np.convolve(loss, np.ones(window) / window, mode='valid')

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from rich.console import Console
@@ -37,15 +38,15 @@ class ProgressHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         done, total = runner.iter + 1, runner.max_iters
-        loss = runner.guard.loss
         if self.bar:
-            self.bar.update(self.task, completed=done, info=f'loss {loss:.3f}')
+            self.bar.update(self.task, completed=done, info=_state(runner, data_batch))
         elif is_main_process() and (
             done == total or done % max(total // self.lines, 1) == 0 or done == self.first + 1
         ):
             spent = time.monotonic() - self.started
             left = spent / (done - self.first) * (total - done)
-            print(f'train {done}/{total}  loss {loss:.3f}  {clock(left)} left', file=sys.stderr)
+            state = _state(runner, data_batch)
+            print(f'train {done}/{total}  {state}  {clock(left)} left', file=sys.stderr)
 
     def after_train(self, runner: Any) -> None:
         self._close()
@@ -92,6 +93,23 @@ class ProgressHook(Hook):
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+
+def _state(runner: Any, batch: Any) -> str:
+    """Loss, norm of the gradient, rate, images per second of all processes, share of waiting."""
+    text = [f'loss {runner.guard.loss:.3f}']
+    scalars = runner.message_hub.log_scalars
+    if 'train/grad_norm' in scalars:
+        text.append(f'grad {scalars["train/grad_norm"].current():.2f}')
+    if 'train/lr' in scalars:
+        text.append(f'lr {scalars["train/lr"].current():.1e}')
+    if {'train/time', 'train/data_time'} <= scalars.keys() and runner.iter:
+        step, wait = (scalars[f'train/{k}'].mean(10) for k in ('time', 'data_time'))
+        images = len(batch['data_samples']) * runner.world_size
+        text.append(f'{images / step:.1f} images/s, {100 * wait / step:.0f} % waiting')
+    if torch.cuda.is_available():
+        text.append(f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB')
+    return '  '.join(text)
 
 
 def clock(seconds: float) -> str:

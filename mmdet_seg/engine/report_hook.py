@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.model import revert_sync_batchnorm
 
 from mmdet_seg.engine.checkpoint import load_weights
-from mmdet_seg.engine.frozen_parameters import frozen_numbers, show_frozen
+from mmdet_seg.engine.frozen_parameters import frozen_by_name, show_frozen
 from mmdet_seg.engine.plots import draw_curves, draw_predictions
 from mmdet_seg.engine.process_memory import peak_bytes
 from mmdet_seg.engine.runner import HISTORY
@@ -136,7 +136,8 @@ def parameter_counts(runner: Any) -> dict[str, int]:
     """Numbers of all parameters and of those that train, wherever their parts are."""
     strategy = runner.strategy
     trained = sum(math.prod(strategy.shape(p)) for p in strategy.trained.values())
-    return {'total': trained + frozen_numbers(strategy.model), 'trained': trained}
+    frozen = sum(size for _, size in frozen_by_name(strategy.model))
+    return {'total': trained + frozen, 'trained': trained}
 
 
 def wait_share(scalars: dict[str, Any]) -> float | None:

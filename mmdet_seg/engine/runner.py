@@ -9,6 +9,7 @@ from mmengine.device import get_device
 from mmengine.dist import broadcast, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner as _Runner
 from torch import nn
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader
 from mmdet_seg.command_line import Failure, note
 from mmdet_seg.datasets.position_sampler import PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset
+from mmdet_seg.engine import parameter_table
 from mmdet_seg.engine.checkpoint import load_folder
 from mmdet_seg.engine.checkpoint_folder import CheckpointFolder, NotSaved, is_folder, open_folder
 from mmdet_seg.engine.checkpoint_hook import CheckpointHook
+from mmdet_seg.engine.ema import EmaHook, TrainedEma
 from mmdet_seg.engine.guard import Guard
 from mmdet_seg.engine.run_state import encoder_identity, resume_states, save_run
 from mmdet_seg.engine.strategies import Strategy, build_strategy
@@ -136,13 +139,16 @@ class Runner(_Runner):
         self.guard = Guard(self.cfg.get('nonfinite_limit', 3))
         self._train_loop = self.build_train_loop(self._train_loop)
         folder = self._start_weights()
-        self.encoder_identity = None
         bare = self.model
-        self.model, self.optim_wrapper = self.strategy.prepare(
-            self.model, lambda model: self.build_optim_wrapper(self.optim_wrapper)
-        )
+        if options := self.cfg.get('compile_blocks'):
+            for block in bare.backbone.blocks:
+                block.compile(**(options if isinstance(options, dict) else {}))
+        self.model, self.optim_wrapper = self.strategy.prepare(self.model, self._build_optim)
         self.encoder_identity = encoder_identity(bare)
         self.guard.protect(self.optim_wrapper)
+        if settings := self.cfg.get('ema'):
+            self.ema = TrainedEma(self.strategy, **settings)
+            self.register_hook(EmaHook())
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
@@ -161,6 +167,12 @@ class Runner(_Runner):
         if self.unsaved:
             raise Failure(self.unsaved)
         return model
+
+    def _build_optim(self, model: nn.Module) -> OptimWrapper:
+        wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if is_main_process():
+            parameter_table.show(model, wrapper.optimizer.param_groups)
+        return wrapper
 
     def _start_weights(self) -> CheckpointFolder | None:
         """Initialise, load or resume the weights; the checkpoint that is resumed."""
@@ -261,11 +273,12 @@ class Runner(_Runner):
             save_run(self, path, states, facts)
         except NotSaved as error:
             self.unsaved = str(error)
-            self.logger.error(self.unsaved)
+            self.logger.warning(self.unsaved)  # the terminal shows the note alone
             if is_main_process():
                 note(self.unsaved)
             return False
-        self.unsaved = None
+        if states:
+            self.unsaved = None
         if states and is_main_process():
             (path.parent / 'last_checkpoint').write_text(str(path))
         return True

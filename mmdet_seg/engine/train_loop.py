@@ -60,6 +60,27 @@ class TrainLoop(IterBasedTrainLoop):
         self._iter, self.drawn = iteration, drawn
 
     def run(self) -> Any:
+        """Train.
+
+        Raises:
+            ValueError: Images that cannot be used.
+            mmdet_seg.command_line.Failure: A process that loads data is gone.
+        """
+        try:
+            return self._run()
+        except RuntimeError as error:  # from the loader, or wherever SIGCHLD found us
+            text = str(error)
+            if 'images in a row cannot be used' in text:
+                last = text.strip().splitlines()[-1]
+                raise ValueError(last.removeprefix('RuntimeError: ')) from error
+            if 'DataLoader worker' not in text:
+                raise
+            raise Failure(
+                f'A process that loads data died after iteration {self._iter} (killed, or out of '
+                'memory): lower train_dataloader.num_workers or batch_size; continue with --resume.'
+            ) from error
+
+    def _run(self) -> Any:
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
@@ -69,7 +90,7 @@ class TrainLoop(IterBasedTrainLoop):
         batches = self._batches()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
-            batch = self._next(batches)
+            batch = next(batches)
             seed_generators(runner.seed, self._iter, get_rank())
             self.run_iter(batch)
             self._decide_current_val_interval()
@@ -91,21 +112,6 @@ class TrainLoop(IterBasedTrainLoop):
         while True:
             sampler.start = self.drawn
             yield from self.dataloader
-
-    def _next(self, batches: Iterator[Any]) -> Any:
-        try:
-            return next(batches)
-        except RuntimeError as error:
-            text = str(error)
-            if 'images in a row cannot be used' in text:
-                last = text.strip().splitlines()[-1]
-                raise ValueError(last.removeprefix('RuntimeError: ')) from error
-            if 'DataLoader worker' not in text:
-                raise
-            raise Failure(
-                f'A process that loads data died after iteration {self._iter} (killed, or out of '
-                'memory): lower train_dataloader.num_workers or batch_size; continue with --resume.'
-            ) from error
 
     def _count_replaced(self, batch: dict) -> None:
         limit = self.runner.cfg.get('unreadable_limit', 0)
