@@ -83,7 +83,7 @@ def _complain(text: str) -> None:
     """
     if os.environ.get('RANK', '0') != '0':
         sys.stdout.flush()
-        time.sleep(2)
+        time.sleep(5)
     print(text, file=sys.stderr, flush=True)
 
 

@@ -52,6 +52,18 @@ def parse_args() -> argparse.Namespace:
     frozen.add_argument('--batch', type=int, default=2, metavar='N')
     frozen.add_argument('--steps', type=int, default=4, metavar='N')
     frozen.add_argument('--rounds', type=int, default=2, metavar='N')
+    train = jobs.add_parser('train', help="a training step per strategy beside mmengine's Runner")
+    train.add_argument('--config', default='upernet_internvit', metavar='NAME')
+    train.add_argument('--arch', default='small', metavar='NAME')
+    train.add_argument(
+        '--ways',
+        nargs='+',
+        default=['mmengine:1', 'single:1', 'ddp:2', 'zero1:2', 'zero2:2', 'zero3:2', 'fsdp:2'],
+        metavar='STRATEGY:PROCESSES',
+    )
+    train.add_argument('--batch', type=int, default=8, metavar='N', help='of all processes')
+    train.add_argument('--steps', type=int, default=15, metavar='N')
+    train.add_argument('--rounds', type=int, default=2, metavar='N')
     return parser.parse_args()
 
 
@@ -63,6 +75,17 @@ def sizes(texts: list[str]) -> list[tuple[int, int]]:
         if not (height.isdigit() and width.isdigit()):
             raise ValueError(f'--sizes {text} is not HEIGHTxWIDTH in pixels, such as 504x672.')
         found.append((int(height), int(width)))
+    return found
+
+
+def ways(texts: list[str]) -> list[tuple[str, int]]:
+    """'zero2:2' to ('zero2', 2)."""
+    found = []
+    for text in texts:
+        name, _, number = text.partition(':')
+        if not number.isdigit() or not int(number):
+            raise ValueError(f'--ways {text} is not STRATEGY:PROCESSES, such as zero2:2.')
+        found.append((name, int(number)))
     return found
 
 
@@ -93,6 +116,14 @@ def main() -> int:
             args.arch, args.crop, args.batch, args.steps, args.rounds, command_line.note
         )
         print(f'{command_line.machine()}\n\n{frozen_benchmark.table(rows)}')
+    elif args.job == 'train':
+        from mmdet_seg.engine import train_benchmark
+
+        rows = train_benchmark.run(
+            args.config, args.arch, ways(args.ways), args.steps, args.rounds, args.batch,
+            command_line.note,
+        )  # fmt: skip
+        print(f'{command_line.machine()}\n\n{train_benchmark.table(rows)}')
     else:
         from mmdet_seg.engine import load_benchmark
 

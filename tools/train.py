@@ -50,6 +50,7 @@ def parse_args() -> argparse.Namespace:
         help="continue the newest run of this config, or a run's folder or checkpoint",
     )
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard events too')
+    parser.add_argument('--wandb', metavar='PROJECT', help='log to Weights & Biases too')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -71,6 +72,7 @@ def main() -> int:
         work_dir=args.work_dir,
         resume=args.resume,
         tensorboard=args.tensorboard,
+        wandb=args.wandb,
         options=args.cfg_options,
         protocol=args.protocol,
         weights=args.weights,

@@ -93,7 +93,10 @@ class _LeftOut:
 def fingerprint(
     tensors: Iterable[tuple[str, Tensor]], release: Callable[[], None] | None = None
 ) -> str:
-    """As :func:`mmdet_seg.engine.frozen_parameters.fingerprint`, one tensor at a time.
+    """SHA-256 of names, shapes and values rounded to bfloat16.
+
+    Rounded, because the same published weights are held in bfloat16 where they are frozen and in
+    float32 elsewhere.
 
     Args:
         tensors: Names, in order, and values.

@@ -7,10 +7,10 @@ from typing import Any
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
+from mmdet_seg.backbones.left_out import fingerprint
 from mmdet_seg.command_line import note
 from mmdet_seg.compat.torch_load import load_file
 from mmdet_seg.engine.checkpoint_folder import CheckpointFolder, is_folder, open_folder
-from mmdet_seg.engine.frozen_parameters import fingerprint
 from mmdet_seg.segmentors.authors_names import rename_in_place
 
 
@@ -101,7 +101,7 @@ def _check_encoder(
 ) -> None:
     model.backbone.init_weights()  # does nothing where its weights are there
     own = model.state_dict()
-    if fingerprint({k: own[k] for k in left_out}) != identity['sha256']:
+    if fingerprint((k, own[k]) for k in sorted(left_out)) != identity['sha256']:
         cfg = model.backbone.init_cfg
         source = cfg.get('checkpoint') if isinstance(cfg, dict) else None
         raise ValueError(

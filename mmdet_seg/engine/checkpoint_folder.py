@@ -29,11 +29,10 @@ from mmengine.dist import broadcast_object_list, get_rank
 from safetensors import safe_open
 from torch import Tensor
 
+from mmdet_seg.backbones.run_folder import FORMAT, MANIFEST
 from mmdet_seg.backbones.safetensors_stream import TensorEntry, split_shards, write_tensors
 from mmdet_seg.compat.torch_load import load_file
 
-MANIFEST = 'manifest.json'
-FORMAT = 'mmdet_seg checkpoint'
 TRAINING = 'training.pth'
 MAX_SHARD_BYTES = 5 * 10**9
 _CHUNK = 1 << 24

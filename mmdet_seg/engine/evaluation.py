@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from mmengine.dist import is_main_process
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
 from mmdet_seg.engine.checkpoint import check_exists, load_weights
+from mmdet_seg.engine.launch import agreed, num_processes, process_group
 from mmdet_seg.engine.preflight import check_data
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
@@ -25,6 +30,8 @@ def evaluate(
 ) -> int:
     """Run the test set through a model and print the per-class table and the mean.
 
+    The processes of torchrun share the images.
+
     Args:
         config: Path or name of a config.
         checkpoint: File of weights.
@@ -40,14 +47,22 @@ def evaluate(
     """
     check_exists(checkpoint)
     cfg = load_recipe(config, arch=arch, data=data, options=options, protocol=protocol)
-    cfg.work_dir = str(new_work_dir(f'{config_stem(cfg)}_test', work_dir))
     cfg.load_from, cfg.resume = None, False
     check_data(cfg, ('test',))
     if tta:
         add_tta(cfg)
-    runner = build_runner(cfg)
-    load_weights(runner.model.module if tta else runner.model, checkpoint)
-    metrics = runner.test()
+    with process_group():
+        if num_processes() > 1:
+            cfg.launcher = 'pytorch'
+        folder = agreed(lambda: new_work_dir(f'{config_stem(cfg)}_test', work_dir))
+        cfg.work_dir = str(folder)
+        init_default_scope(cfg.get('default_scope', 'mmseg'))
+        agreed(lambda: DATASETS.build(cfg.test_dataloader.dataset) and None)  # may write files
+        runner = build_runner(cfg)
+        load_weights(runner.model.module if tta else runner.model, checkpoint)
+        metrics = runner.test()
+        if not is_main_process():
+            return 0
     for metric in runner.test_evaluator.metrics:
         if table := getattr(metric, 'table', None):
             print_table(table)

@@ -4,11 +4,8 @@ DDP broadcasts them, ZeRO-3 and FSDP shard and gather them at every step, checkp
 averages carry them. As buffers they stay where they are, and the layers cannot tell the difference.
 """
 
-import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from torch import Tensor, nn
 
 _KEY = '_was_parameter'  # name -> whether a checkpoint has to hold it
@@ -57,25 +54,6 @@ def frozen_by_name(model: nn.Module) -> Iterator[tuple[str, int]]:
     for prefix, module in model.named_modules():
         for name in getattr(module, _KEY, ()):
             yield f'{prefix}.{name}' if prefix else name, module._buffers[name].numel()
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and values rounded to bfloat16.
-
-    Rounded, because the same published weights are held in bfloat16 where they are frozen and in
-    float32 elsewhere.
-    """
-
-    def one(item: tuple[str, Tensor]) -> str:
-        name, tensor = item
-        values = tensor.detach().to('cpu', torch.bfloat16).contiguous().view(torch.uint8)
-        digest = hashlib.sha256(f'{name} {tuple(tensor.shape)}\n'.encode())
-        digest.update(values.numpy())
-        return digest.hexdigest()
-
-    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
-        parts = pool.map(one, sorted(tensors.items()))
-        return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 
 def _loaded(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -36,7 +36,7 @@ def load_recipe(
         arch: Name of an encoder in :data:`mmdet_seg.backbones.ARCHS`.
         data: Name of a file in ``configs/_base_/data``, or a folder that ``tools/prepare.py check``
             has prepared.
-        options: Dotted keys to values; ``tune`` among them counts as ``tune`` below.
+        options: Dotted keys to values.
         protocol: ``authors`` repeats what the authors' code does where ours knowingly differs.
         weights: Checkpoint of the encoder, in any layout, instead of the published one.
         tune: What of the encoder trains, see :func:`mmdet_seg.engine.tuning.apply_tune`.
@@ -45,8 +45,6 @@ def load_recipe(
         FileNotFoundError: No such config.
         ValueError: No such encoder or data, or an option that the config does not take.
     """
-    options = dict(options or {})
-    tune = options.pop('tune', None) or tune
     if protocol not in PROTOCOLS:
         raise ValueError(f'--protocol {protocol}: there are {", ".join(PROTOCOLS)}.')
     path = resolve_config(config)

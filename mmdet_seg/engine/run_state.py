@@ -13,9 +13,10 @@ import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from mmdet_seg.backbones.left_out import fingerprint
 from mmdet_seg.backbones.safetensors_stream import TensorEntry
 from mmdet_seg.engine.checkpoint_folder import CheckpointFolder, write_folder
-from mmdet_seg.engine.frozen_parameters import fingerprint, left_out
+from mmdet_seg.engine.frozen_parameters import left_out
 from mmdet_seg.engine.strategies import Strategy
 from mmdet_seg.version import __version__
 
@@ -144,5 +145,5 @@ def encoder_identity(model: nn.Module) -> dict[str, Any] | None:
         'source': source,
         'layout': encoder.load_report.layout,
         'tensors': len(tensors),
-        'sha256': fingerprint(tensors),
+        'sha256': fingerprint(sorted(tensors.items())),
     }

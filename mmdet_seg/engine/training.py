@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def train(
     work_dir: str | None = None,
     resume: str | None = None,
     tensorboard: bool = False,
+    wandb: str | None = None,
     options: dict[str, Any] | None = None,
     protocol: str = 'ours',
     weights: str | None = None,
@@ -51,6 +53,7 @@ def train(
         resume: None starts anew; '' continues the newest run of this config; else a checkpoint or a
             run's folder.
         tensorboard: Write TensorBoard events too.
+        wandb: Project at Weights & Biases to log to as well.
         options: Dotted config keys to values.
         protocol: ``ours`` or ``authors``, see :func:`mmdet_seg.engine.recipe.load_recipe`.
         weights: Checkpoint of the encoder instead of the published one.
@@ -75,11 +78,14 @@ def train(
     )
     if strategy:
         cfg.strategy = strategy
-    if tensorboard:
-        cfg.visualizer.vis_backends = [
-            *cfg.visualizer.vis_backends,
-            dict(type='TensorboardVisBackend'),
-        ]
+    for wanted, backend in (
+        (tensorboard, dict(type='TensorboardVisBackend')),
+        (wandb, dict(type='WandbVisBackend', init_kwargs=dict(project=wandb))),
+    ):
+        if wanted:
+            cfg.visualizer.vis_backends = [*cfg.visualizer.vis_backends, backend]
+    if wandb and find_spec('wandb') is None:
+        raise ValueError('--wandb needs Weights & Biases: pip install wandb, then wandb login.')
     chosen = build_strategy(cfg)  # a mistake is found before anything is prepared
     with process_group(chosen.needs_group):
         return _train(cfg, work_dir, resume)

@@ -137,7 +137,7 @@ def test_partial_counts_from_the_last_output():
 
 def test_options_come_after_tune():
     cfg = load_recipe(
-        'upernet_internvit', options={'model.backbone.lora.dropout': 0.1, 'tune': 'lora:8'}
+        'upernet_internvit', options={'model.backbone.lora.dropout': 0.1}, tune='lora:8'
     )
     assert cfg.model.backbone.lora == dict(rank=8, alpha=16, dropout=0.1)
     assert 'tune' not in cfg

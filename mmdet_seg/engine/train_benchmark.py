@@ -1,0 +1,176 @@
+"""A training step under every strategy, beside mmengine's own Runner on the same model, in one run.
+
+Every way runs in processes of its own, and the ways take turns. mmengine's Runner cannot train
+several processes on the CPU (it asks CUDA for a device), so it is the peer of one process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+STOCK = 'mmengine'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train.
+
+    Attributes:
+        strategy: Ours, or :data:`STOCK`.
+        processes: How many.
+        seconds: Of an iteration with loading, median.
+        peak_gib: Resident memory at most, of the process that took most.
+        loss: Of the last iteration: all ways compute the same.
+    """
+
+    strategy: str
+    processes: int
+    seconds: float
+    peak_gib: float
+    loss: float
+
+
+def run(
+    config: str,
+    arch: str,
+    ways: Sequence[tuple[str, int]],
+    steps: int,
+    rounds: int,
+    batch: int,
+    progress: Callable[[str], None] = print,
+) -> list[Row]:
+    """Measure.
+
+    Args:
+        config: Path or name of a config.
+        arch: Encoder.
+        ways: (strategy, processes); the first one is what the others are compared with.
+        steps: Measured iterations of a round; five more go before.
+        rounds: Turns of each way.
+        batch: Images of all processes in an iteration.
+        progress: Called with a line before each turn.
+
+    Raises:
+        ValueError: The batch cannot be shared, or a way failed; says what it printed last.
+    """
+    for name, processes in ways:
+        if batch % processes:
+            raise ValueError(f'--batch {batch} cannot be shared by {processes} processes.')
+        if name == STOCK and processes > 1:
+            raise ValueError(f'{STOCK} trains one process on the CPU, not {processes}.')
+    found: dict[tuple[str, int], list[dict]] = {way: [] for way in ways}
+    for i in range(rounds):
+        for name, processes in ways:
+            progress(f'{name} in {processes}: {steps} steps, round {i + 1} of {rounds}')
+            job = dict(config=config, arch=arch, strategy=name, steps=steps + 5)
+            found[name, processes].append(
+                _measure({**job, 'batch': batch // processes}, processes, os.cpu_count() or 1)
+            )
+    return [
+        Row(
+            *way,
+            median(t for r in results for t in r['seconds'][5:]),
+            max(r['peak'] for r in results) / 2**30,
+            results[0]['loss'],
+        )
+        for way, results in found.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown; ratios to the first row."""
+    lines = [
+        '| strategy | processes | iteration, s | of the first | peak memory of a process, GiB | '
+        'loss |',
+        '|---|---|---|---|---|---|',
+    ]
+    for row in rows:
+        ratio = f'{row.seconds / rows[0].seconds:.2f} x'
+        lines.append(
+            f'| {row.strategy} | {row.processes} | {row.seconds:.3f} | {ratio} | '
+            f'{row.peak_gib:.2f} | {row.loss:.4f} |'
+        )
+    return '\n'.join(lines)
+
+
+def _measure(job: dict[str, Any], processes: int, cores: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'job.json'
+        path.write_text(json.dumps({**job, 'work_dir': folder}))
+        launcher = ['-m', 'torch.distributed.run', '--standalone']
+        launcher += ['--nproc_per_node', str(processes)]
+        root = str(Path(__file__).resolve().parents[2])
+        done = subprocess.run(
+            [sys.executable, *(launcher if processes > 1 else ()), '-m', __name__, str(path)],
+            env={
+                **os.environ,
+                'OMP_NUM_THREADS': str(max(cores // processes, 1)),
+                'PYTHONPATH': os.pathsep.join([root, os.environ.get('PYTHONPATH', '')]),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-3:]
+            raise ValueError(f'{job["strategy"]} in {processes} failed: {" / ".join(last)}')
+        results = [json.loads(p.read_text()) for p in Path(folder).glob('result_*.json')]
+    first = next(r for r in results if r['rank'] == 0)
+    return {**first, 'peak': max(r['peak'] for r in results)}
+
+
+def _train(job: dict[str, Any]) -> None:
+    """In a process of its own."""
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner as StockRunner
+    from torch import distributed as dist
+
+    from mmdet_seg.engine.launch import process_group
+    from mmdet_seg.engine.process_memory import peak_bytes
+    from mmdet_seg.engine.recipe import load_recipe
+    from mmdet_seg.engine.runner import Runner
+    from mmdet_seg.engine.strategies import build_strategy
+
+    class Clock(Hook):
+        def __init__(self) -> None:
+            self.times = [time.perf_counter()]
+            self.loss = 0.0
+
+        def after_train_iter(
+            self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+        ) -> None:
+            self.loss = float(outputs['loss'])
+            self.times.append(time.perf_counter())
+
+    cfg = load_recipe(job['config'], arch=job['arch'])
+    cfg.work_dir, cfg.custom_hooks = job['work_dir'], []
+    cfg.train_cfg.max_iters = job['steps']
+    cfg.train_dataloader.batch_size = job['batch']
+    for key in ('val_cfg', 'val_dataloader', 'val_evaluator'):
+        cfg[key] = None
+    cfg.default_hooks.checkpoint.update(interval=10**9, save_last=False, save_best=None)
+    stock, clock = job['strategy'] == STOCK, Clock()
+    cfg.strategy = 'single' if stock else job['strategy']
+    with process_group(build_strategy(cfg).needs_group):
+        ranked = dist.is_initialized()
+        world, rank = (dist.get_world_size(), dist.get_rank()) if ranked else (1, 0)
+        cfg.launcher = 'pytorch' if world > 1 else 'none'
+        runner = (StockRunner if stock else Runner).from_cfg(cfg)
+        runner.register_hook(clock)
+        runner.train()
+        pairs = zip(clock.times, clock.times[1:], strict=False)
+        result = dict(seconds=[b - a for a, b in pairs], peak=peak_bytes(), rank=rank)
+        result['loss'] = clock.loss if stock else runner.guard.loss
+        (Path(job['work_dir']) / f'result_{rank}.json').write_text(json.dumps(result))
+
+
+if __name__ == '__main__':
+    _train(json.loads(Path(sys.argv[1]).read_text()))
