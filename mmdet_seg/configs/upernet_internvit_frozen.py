@@ -2,7 +2,7 @@
 
 As given the small encoder stays as it was drawn; name trained weights instead:
 
-    python tools/train.py configs/upernet_internvit_frozen.py --weights RUN/best_mIoU_iter_540.pth
+    python tools/train.py configs/upernet_internvit_frozen.py --weights RUN/best_mIoU_iter_540
 
 With ``--arch 6b-224px --data ade20k``: mIoU 54.9 published (OpenGVLab/InternVL-MMDetSeg; others:
 arXiv 2412.05271, table 15). 300M: even taps are our choice.

@@ -86,7 +86,8 @@ class EncoderDecoder(_EncoderDecoder):
         """Maps for the heads, in float32 where ``encoder_dtype`` is set."""
         if self.encoder_dtype is None:
             return super().extract_feat(inputs)
-        with torch.autocast(inputs.device.type, self.encoder_dtype):
+        # Weights are used once: a cache would keep a copy of all of them, 11 GiB with 6B.
+        with torch.autocast(inputs.device.type, self.encoder_dtype, cache_enabled=False):
             return tuple(x.float() for x in super().extract_feat(inputs))
 
     def _heads_precision(self) -> torch.autocast | nullcontext:

@@ -87,5 +87,5 @@ def test_what_cannot_be_used_is_replaced_and_named():
     sample = SeededDataset(Noise(), 1)[Draw(2, 0)]
     assert sample['inputs'][0] == 3
     assert unreadable([sample['data_samples']]) == [['2.jpg', 'OSError: truncated']]
-    with pytest.raises(RuntimeError, match='5 images in a row cannot be used; 0.jpg: OSError'):
+    with pytest.raises(RuntimeError, match=r'5 images in a row cannot be used; 0\.jpg: OSError'):
         SeededDataset(Noise(broken=range(5)), 1)[Draw(0, 0)]

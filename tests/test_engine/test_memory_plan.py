@@ -49,10 +49,9 @@ def measured(tmp_path, name, options, tune=None) -> dict[str, int]:
     ('name', 'tune'),
     [
         ('single', None),
-        ('zero1', None),
         *(  # half a minute each
             pytest.param(name, None, marks=pytest.mark.slow)
-            for name in ('ddp', 'zero2', 'zero3', 'zero3_offload', 'fsdp')
+            for name in ('ddp', 'zero1', 'zero2', 'zero3', 'zero3_offload', 'fsdp')
         ),
         pytest.param('single', 'head', marks=pytest.mark.slow),
         pytest.param('single', 'lora', marks=pytest.mark.slow),

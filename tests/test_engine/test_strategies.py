@@ -1,5 +1,6 @@
 """Two processes under any strategy compute what one process computes with the whole batch."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,14 @@ import pytest
 
 from tests.small_runs import ROOT, scene_options
 
-SHARED = ['ddp', 'zero1', 'zero2', 'zero3', 'zero3_offload', 'fsdp']
+SHARED = [
+    'ddp',
+    pytest.param('zero1', marks=pytest.mark.slow),  # CI runs what is slow by itself
+    'zero2',
+    'zero3',
+    pytest.param('zero3_offload', marks=pytest.mark.slow),
+    'fsdp',
+]
 ITERS, HALF, BATCH = 20, 10, 4
 # Everything that mmengine's DeepSpeedStrategy ignores, in float32 so that little is rounded.
 OPTIONS = {
@@ -103,6 +111,19 @@ def test_any_strategy_goes_on_from_any_other(before, strategy, processes, root, 
     found = run(root, name, strategy, processes, root / before / f'iter_{HALF}')
     assert found['losses'] == pytest.approx(alone['losses'][HALF:], rel=2e-6)
     assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tune', ['head', 'partial:2', 'lora:4'])
+def test_parts_train_alike(tune, root):
+    options = {'options': {'model.backbone.dtype': 'float32', 'ema': {'decay': 0.5}}}
+    kind = tune.partition(':')[0]
+    alone = run(root, f'{kind}_alone', 'single', 1, tune=tune, **copy.deepcopy(options))
+    for strategy in ('ddp', 'zero2', 'zero3', 'fsdp'):
+        name = f'{kind}_{strategy}'
+        found = run(root, name, strategy, 2, tune=tune, **copy.deepcopy(options))
+        assert found['losses'] == pytest.approx(alone['losses'], rel=5e-6), strategy
+        assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02), strategy
 
 
 def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
