@@ -1,6 +1,7 @@
 """Processes that belong together: how many there are, and how they start to talk."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -38,6 +39,9 @@ def process_group(needed: bool = False) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
         backend = 'cpu:gloo,cuda:nccl'
+    if world == int(os.environ.get('LOCAL_WORLD_SIZE', 1)) and sys.platform == 'linux':
+        # On one machine nobody has to resolve its name, which containers often cannot.
+        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     if world == 1:
         os.environ.setdefault('LOCAL_RANK', '0')  # DeepSpeed asks for it
         store = dist.HashStore()
