@@ -46,6 +46,7 @@ def main(out: Path) -> None:
     for stage in (1, 2, 3):
         for precision in ('fp32', 'bf16'):
             train(out / f'{stage}_{precision}', stage, precision == 'bf16')
+    dist.barrier()  # gloo aborts a process that leaves while another one is still sending
     dist.destroy_process_group()
 
 

@@ -50,6 +50,7 @@ def process_group(needed: bool = False) -> Iterator[None]:
         dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield
+        dist.barrier()  # gloo aborts a process that leaves while another one is still sending
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """Training by iterations, each of which depends on its number alone."""
 
 from collections.abc import Iterator
+from traceback import walk_tb
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
@@ -68,12 +69,14 @@ class TrainLoop(IterBasedTrainLoop):
         """
         try:
             return self._run()
-        except RuntimeError as error:  # from the loader, or wherever SIGCHLD found us
+        except (RuntimeError, OSError, EOFError) as error:
             text = str(error)
             if 'images in a row cannot be used' in text:
                 last = text.strip().splitlines()[-1]
                 raise ValueError(last.removeprefix('RuntimeError: ')) from error
-            if 'DataLoader worker' not in text:
+            # Said by the loader, raised wherever SIGCHLD found us, or a pipe to it that broke.
+            broken = not isinstance(error, RuntimeError) and _through_loader(error)
+            if 'DataLoader worker' not in text and not broken:
                 raise
             raise Failure(
                 f'A process that loads data died after iteration {self._iter} (killed, or out of '
@@ -134,3 +137,9 @@ class TrainLoop(IterBasedTrainLoop):
             and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
         ):
             self.runner.validate()
+
+
+def _through_loader(error: BaseException) -> bool:
+    """Whether an error came out of a data loader."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return any('dataloader.py' in name for name in files)
