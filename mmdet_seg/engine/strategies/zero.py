@@ -125,6 +125,13 @@ class Zero(Strategy):
     def local(self, parameter: nn.Parameter) -> Tensor:
         return parameter.detach() if self.stage < 3 else parameter.ds_tensor.detach()
 
+    @torch.no_grad()
+    def set_local(self, parameter: nn.Parameter, value: Tensor) -> None:
+        self.local(parameter).copy_(value)
+        # Small parameters lie beside their parts in whole, and that is what the layers use.
+        if self.stage == 3 and parameter.numel() == parameter.ds_numel:
+            parameter.data.copy_(self.whole_of_local(parameter, parameter.ds_tensor))
+
     def whole_of_local(self, parameter: nn.Parameter, part: Tensor) -> Tensor:
         if self.stage < 3:
             return part
