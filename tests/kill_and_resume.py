@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.small_runs import ROOT, run_options
+from tests.small_runs import ROOT, launcher, run_options
 
 
 def command(root: Path, name: str, args: argparse.Namespace, resume: bool) -> list[str]:
@@ -35,10 +35,7 @@ def command(root: Path, name: str, args: argparse.Namespace, resume: bool) -> li
     )
     tool = [str(ROOT / 'tools/train.py'), 'configs/upernet_internvit.py', '--arch', 'tiny']
     tool += ['--work-dir', str(root / name), '--strategy', args.strategy]
-    launcher = ['-m', 'torch.distributed.run', '--standalone']
-    launcher += ['--nproc_per_node', str(args.processes)]
-    start = [sys.executable, *(launcher if args.processes > 1 else ()), *tool]
-    return [*start, *(['--resume'] if resume else ()), *options]
+    return [*launcher(args.processes), *tool, *(['--resume'] if resume else ()), *options]
 
 
 def start(args: list[str], log: Path) -> subprocess.Popen:

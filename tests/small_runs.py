@@ -1,5 +1,6 @@
 """Runs small enough for a test: the tiny encoder on a handful of small scenes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,15 +24,20 @@ def scene_options(root: Path) -> dict[str, object]:
     return options | {'train_dataloader.batch_size': 2}
 
 
-def run_options(root: Path, max_iters: int, **more: object) -> list[str]:
-    """``--cfg-options`` of a run that takes seconds."""
-    options = scene_options(root) | {
-        'crop_size': (56, 56),
+NARROW = {
+    'crop_size': (56, 56),
+    'train_dataloader.dataset.pipeline.3.crop_size': (56, 56),
+    'model.data_preprocessor.size': (56, 56),
+    'model.decode_head.channels': 16,
+    'model.auxiliary_head.channels': 16,
+}
+
+
+def small_run(root: Path, max_iters: int, **more: object) -> dict[str, object]:
+    """Config entries of a run that takes seconds."""
+    return scene_options(root) | {
+        **NARROW,
         'train_pipeline.3.crop_size': (56, 56),
-        'train_dataloader.dataset.pipeline.3.crop_size': (56, 56),
-        'model.data_preprocessor.size': (56, 56),
-        'model.decode_head.channels': 16,
-        'model.auxiliary_head.channels': 16,
         'train_cfg.max_iters': max_iters,
         'train_cfg.val_interval': max_iters,
         'param_scheduler.0.end': 2,
@@ -41,7 +47,37 @@ def run_options(root: Path, max_iters: int, **more: object) -> list[str]:
         'default_hooks.logger.interval': 1,
         **more,
     }
+
+
+def run_options(root: Path, max_iters: int, **more: object) -> list[str]:
+    """``--cfg-options`` of a :func:`small_run`."""
+    options = small_run(root, max_iters, **more)
     return ['--cfg-options', *(f'{k}={v}'.replace(' ', '') for k, v in options.items())]
+
+
+def launcher(processes: int) -> list[str]:
+    """What starts a script, or ``-m`` a module, in one process or in several under torchrun."""
+    if processes == 1:
+        return [sys.executable]
+    several = ['--standalone', '--nproc_per_node', str(processes)]
+    return [sys.executable, '-m', 'torch.distributed.run', *several]
+
+
+def run_job(module: str, job: dict, path: Path, processes: int) -> dict:
+    """Give a module of the tests a job as JSON; what its first process found."""
+    path.write_text(json.dumps(job))
+    done = subprocess.run(
+        [*launcher(processes), '-m', module, path],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert 'built successfully' not in done.stdout  # DeepSpeed would compile an operator
+    return json.loads(path.with_suffix('.result.json').read_text())
 
 
 def tool(

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from safetensors.torch import load_file
 from mmdet_seg.compat.safetensors_load import load_safetensors
 from mmdet_seg.engine.deepspeed_folder import find_deepspeed, open_deepspeed
 from mmdet_seg.engine.model_conversion import convert_model
+from tests.small_runs import ROOT, launcher
 
-ROOT = Path(__file__).parents[2]
 CASES = [f'{stage}_{precision}' for stage in (1, 2, 3) for precision in ('fp32', 'bf16')]
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec('deepspeed') is None, reason='deepspeed is not installed'
@@ -26,8 +25,7 @@ pytestmark = pytest.mark.skipif(
 def made(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('deepspeed')
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--standalone',
-         '-m', 'tests.deepspeed_process', str(out)],
+        [*launcher(2), '-m', 'tests.deepspeed_process', out],
         cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip

@@ -1,9 +1,5 @@
 """The plan against what is measured, against published figures, and against itself."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +12,7 @@ from mmdet_seg.engine.model_facts import PERSISTENT
 from mmdet_seg.engine.plan_choice import Machine, choose, command
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.strategy_memory import BUCKET, share
-from tests.small_runs import ROOT
+from tests.small_runs import ROOT, run_job
 
 OPTIONS = {'train_dataloader.batch_size': 2, 'crop_size': (112, 112)}
 MIB = 1 << 20
@@ -28,21 +24,8 @@ def planner(config='upernet_internvit', cuda=True, **kwargs):
 
 def measured(tmp_path, name, options, tune=None) -> dict[str, int]:
     """Of the first process of two, or of the only one."""
-    job = tmp_path / 'job.json'
-    job.write_text(json.dumps({'strategy': name, 'tune': tune, 'options': options}))
-    launch = [] if name == 'single' else ['torch.distributed.run', '--standalone']
-    launch += ['--nproc_per_node=2', '-m'] if launch else []
-    done = subprocess.run(
-        [sys.executable, '-m', *launch, 'tests.memory_process', str(job)],
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(job.with_suffix('.result.json').read_text())
+    job = {'strategy': name, 'tune': tune, 'options': options}
+    return run_job('tests.memory_process', job, tmp_path / 'job.json', 1 if name == 'single' else 2)
 
 
 @pytest.mark.parametrize(

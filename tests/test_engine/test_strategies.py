@@ -1,15 +1,12 @@
 """Two processes under any strategy compute what one process computes with the whole batch."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.small_runs import ROOT, scene_options
+from mmdet_seg.engine.strategies import NAMES
+from tests.small_runs import NARROW, run_job, scene_options, tool
 
 SHARED = [
     'ddp',
@@ -22,11 +19,7 @@ SHARED = [
 ITERS, HALF, BATCH = 20, 10, 4
 # Everything that mmengine's DeepSpeedStrategy ignores, in float32 so that little is rounded.
 OPTIONS = {
-    'crop_size': (56, 56),
-    'train_dataloader.dataset.pipeline.3.crop_size': (56, 56),
-    'model.data_preprocessor.size': (56, 56),
-    'model.decode_head.channels': 16,
-    'model.auxiliary_head.channels': 16,
+    **NARROW,
     'model.backbone.grad_checkpointing': True,
     'optim_wrapper.type': 'OptimWrapper',
     'optim_wrapper.clip_grad': {'max_norm': 0.5},
@@ -46,32 +39,15 @@ def run(root: Path, name: str, strategy: str, processes: int, resume=None, **mor
     """Train in ``processes`` processes and return what the first one found."""
     options = scene_options(root / 'scenes') | OPTIONS
     options |= {'train_dataloader.batch_size': BATCH // processes, **more.pop('options', {})}
-    job = root / f'{name}.json'
-    job.write_text(
-        json.dumps(
-            {
-                'config': 'upernet_internvit',
-                'strategy': strategy,
-                'options': options,
-                'work_dir': str(root / name),
-                'resume': str(resume) if resume else None,
-                **more,
-            }
-        )
-    )
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
-    done = subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else ()), '-m', 'tests.strategy_process', job],
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert 'built successfully' not in done.stdout  # DeepSpeed would compile an operator
-    return json.loads(job.with_suffix('.result.json').read_text())
+    job = {
+        'config': 'upernet_internvit',
+        'strategy': strategy,
+        'options': options,
+        'work_dir': str(root / name),
+        'resume': str(resume) if resume else None,
+        **more,
+    }
+    return run_job('tests.strategy_process', job, root / f'{name}.json', processes)
 
 
 @pytest.fixture(scope='module')
@@ -130,3 +106,8 @@ def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
     found = run(root, 'again', 'single', 1, root / 'alone' / f'iter_{HALF}')
     assert found['losses'] == alone['losses'][HALF:]
     assert found['mIoU'] == alone['mIoU']
+
+
+def test_the_command_line_knows_them_all():
+    shown = tool('train', '--help', COLUMNS='200').stdout
+    assert '--strategy {' + ','.join(NAMES) + '}' in shown

@@ -22,22 +22,14 @@ from mmdet_seg.engine.guard import NonFiniteLoss
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.runner import build_runner
 from mmdet_seg.registry import MODELS
-from tests.small_runs import ROOT, run_options
+from tests.small_runs import ROOT, run_options, small_run
 
 
 def config(root: Path, iters: int = 6, **more):
-    pairs = (x.split('=', 1) for x in run_options(root / 'scenes', iters)[1:])
-    options = {k: _value(v) for k, v in pairs} | more
+    options = small_run(root / 'scenes', iters, **more)
     cfg = load_recipe('upernet_internvit', arch='tiny', options=options)
     cfg.work_dir = str(root / 'run')
     return cfg
-
-
-def _value(text: str):
-    try:
-        return eval(text, {})
-    except (NameError, SyntaxError):
-        return text
 
 
 def run(cfg, *hooks: Hook):

@@ -28,7 +28,7 @@ def test_table_command_and_json(tmp_path):
 @pytest.mark.slow  # plans four times
 def test_nothing_fits_says_what_would(tmp_path):
     done = tool(
-        'plan', CONFIG, '--arch', '300m-448px', '--data', 'ade20k', '--gpus', 1, '--gpu-memory', 7
+        'plan', CONFIG, '--arch', '300m-448px', '--data', 'ade20k', '--gpus', 1, '--gpu-memory', 4
     )
     assert done.returncode == 1
     assert 'Nothing fits' in done.stdout

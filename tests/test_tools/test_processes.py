@@ -4,19 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.small_runs import ROOT, run_options
+from tests.small_runs import ROOT, launcher, run_options
 
 
 def torchrun(*args: object) -> subprocess.Popen:
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     name, *rest = map(str, args)
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / 'tools' / f'{name}.py'), *rest],
+        [*launcher(2), str(ROOT / 'tools' / f'{name}.py'), *rest],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'}, start_new_session=True,
     )  # fmt: skip
