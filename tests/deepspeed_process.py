@@ -87,3 +87,6 @@ def train(out: Path, stage: int, half: bool) -> None:
 
 if __name__ == '__main__':
     main(Path(sys.argv[1]))
+    # DeepSpeed's threads may outlive it: "terminate called without an active exception".
+    sys.stdout.flush()
+    os._exit(0)

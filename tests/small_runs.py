@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -83,9 +85,16 @@ def run_job(module: str, job: dict, path: Path, processes: int) -> dict:
 def tool(
     name: str, *args: object, cwd: Path | None = None, **env: str
 ) -> subprocess.CompletedProcess:
-    """Run a command line as a person does."""
+    """Run a command line as a person does.
+
+    In a fork of a process that has imported everything, which is quick, except where the
+    environment differs or only ``--help`` is asked for, which has to be quick by itself.
+    """
+    command = [str(ROOT / 'tools' / f'{name}.py'), *map(str, args)]
+    if not env and '--help' not in command:
+        return _forked(command, str(cwd or ROOT))
     return subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, args)],
+        [sys.executable, *command],
         cwd=cwd or ROOT,
         env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
         capture_output=True,
@@ -93,3 +102,26 @@ def tool(
         timeout=300,
         check=False,
     )
+
+
+@cache
+def _fork_server() -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'tests.fork_server'],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _forked(command: list[str], cwd: str) -> subprocess.CompletedProcess:
+    server = _fork_server()
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, 'out'), Path(folder, 'err')
+        job = {'argv': command, 'cwd': cwd, 'stdout': str(out), 'stderr': str(err)}
+        server.stdin.write(json.dumps(job) + '\n')
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())

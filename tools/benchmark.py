@@ -58,7 +58,16 @@ def parse_args() -> argparse.Namespace:
     train.add_argument(
         '--ways',
         nargs='+',
-        default=['mmengine:1', 'single:1', 'ddp:2', 'zero1:2', 'zero2:2', 'zero3:2', 'fsdp:2'],
+        default=[
+            'mmengine:1',
+            'single:1',
+            'mmengine:2',
+            'ddp:2',
+            'zero1:2',
+            'zero2:2',
+            'zero3:2',
+            'fsdp:2',
+        ],
         metavar='STRATEGY:PROCESSES',
     )
     train.add_argument('--batch', type=int, default=8, metavar='N', help='of all processes')

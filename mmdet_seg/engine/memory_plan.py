@@ -36,6 +36,7 @@ class StrategyPlan:
         host: Name -> bytes in the host's memory.
         wire: Bytes that a process sends per update.
         bus: Bytes between host and accelerator per update.
+        built: Bytes of the whole model, which every process builds in the host's memory.
         largest_batch: Largest batch that fits, 0 if none does.
     """
 
@@ -47,6 +48,7 @@ class StrategyPlan:
     host: dict[str, int]
     wire: int
     bus: int
+    built: int
     largest_batch: int = 0
 
     @property
@@ -55,7 +57,8 @@ class StrategyPlan:
 
     @property
     def host_total(self) -> int:
-        return sum(self.host.values())
+        """In the host's memory at the fullest moment."""
+        return max(sum(self.host.values()), self.built)
 
 
 class Planner:
@@ -158,6 +161,7 @@ class Planner:
             {k: round(v) for k, v in held.host.items()},
             round(held.wire),
             round(held.bus),
+            facts.trained + facts.frozen,
         )
 
     def smallest_batch(self, num: int) -> int:

@@ -134,10 +134,10 @@ def _print_table(plans: list[StrategyPlan], machine: Machine) -> None:
     table.add_row('fits', *('yes' if machine.holds(plan) else 'no' for plan in plans))
     table.add_row('largest batch per GPU', *(str(plan.largest_batch or '-') for plan in plans))
     table.add_row('sent per update', *(_gib(plan.wire) for plan in plans))
-    if any(plan.host for plan in plans):
+    if any(plan.bus for plan in plans):
         table.add_row('host to GPU and back', *(_gib(plan.bus) for plan in plans))
-        whole = f'host memory, {machine.gpus} GPUs'
-        table.add_row(whole, *(_gib(plan.host_total * machine.gpus) for plan in plans))
+    whole = f'host memory, {machine.gpus} GPUs'
+    table.add_row(whole, *(_gib(plan.host_total * machine.gpus) for plan in plans))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
@@ -169,8 +169,8 @@ def _advice(
             'steps per update, see the same images per update (and need as many times '
             'train_cfg.max_iters).'
         )
-    if chosen.host and not machine.cpu_memory:
-        needed = chosen.host_total * machine.gpus / GIB
+    needed = chosen.host_total * machine.gpus / GIB
+    if needed >= 8 and not machine.cpu_memory:
         lines.append(f'The machine needs {needed:.0f} GiB of memory (not tested: --cpu-memory).')
     return [*lines, f'  {command(config, machine, recipe, batch, chosen)}']
 

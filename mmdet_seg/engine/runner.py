@@ -83,16 +83,16 @@ class Runner(_Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Put the model on its device; the strategy wraps it when it has its weights."""
+        """Choose its batch norms; the strategy places and wraps it when it has its weights."""
         if model_wrapper_cfg is not None:
             raise ValueError(
                 'model_wrapper_cfg does not go with strategies; choose one with --strategy.'
             )
         if not self.distributed:
-            return revert_sync_batchnorm(model).to(get_device())
+            return revert_sync_batchnorm(model)
         if kind := self.cfg.get('sync_bn'):
             model = convert_sync_batchnorm(model, kind)
-        return (sync_on_cpu(model) if get_device() == 'cpu' else model).to(get_device())
+        return sync_on_cpu(model) if get_device() == 'cpu' else model
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """As mmengine's, with our checkpoint hook in the place of its."""
@@ -229,6 +229,14 @@ class Runner(_Runner):
             return
         with self.ema.applied():
             self.val_loop.run()
+
+    def val(self) -> dict:
+        self.model.to(get_device())
+        return super().val()
+
+    def test(self) -> dict:
+        self.model.to(get_device())
+        return super().test()
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Share:
         gathered: Whole weights beside the process's own part.
         left: Gradients that are left when the update begins.
         update: Set aside by the update.
-        start: Weights before they are sharded, with what sharding takes.
+        start: Weights as they are placed: what is kept of them, and what sharding takes.
         host: Name -> bytes in the host's memory.
         wire: Bytes that a process sends per update.
         bus: Bytes between host and accelerator per update.
@@ -178,7 +178,7 @@ def _zero3(f: ModelFacts, num: int, cuda: bool) -> Share:
         reduce_after=_bucket(f),
         gathered=min(_LIVE * f.width, W - f.small),
         update=_flat_update(f, num, _SUB_GROUP * f.width),
-        start=W + f.largest,
+        start=part + f.small + f.largest,
         wire=3 * f.accumulate * sent,
     )
 
@@ -200,7 +200,7 @@ def _zero3_offload(f: ModelFacts, num: int, cuda: bool) -> Share:
         reduced=inner.reduced,
         reduce_after=inner.reduce_after,
         gathered=inner.gathered,
-        start=inner.start,
+        start=f.small + f.largest,
         host=host,
         wire=inner.wire,
         bus=(2 * f.accumulate + 2) * part,
@@ -226,6 +226,6 @@ def _fsdp(f: ModelFacts, num: int, cuda: bool) -> Share:
         # In use and as it arrives; on CUDA the next one too.
         gathered=rest + (3 if cuda else 2) * f.block,
         update=f.aside(f.group / num),
-        start=W + f.block,
+        start=part + max(f.block, rest),
         wire=sent * (f.accumulate * (rest + 2 * f.blocks) + W),
     )

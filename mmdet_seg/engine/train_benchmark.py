@@ -1,7 +1,8 @@
 """A training step under every strategy, beside mmengine's own Runner on the same model, in one run.
 
-Every way runs in processes of its own, and the ways take turns. mmengine's Runner cannot train
-several processes on the CPU (it asks CUDA for a device), so it is the peer of one process.
+Every way runs in processes of its own, and the ways take turns. mmengine's Runner asks CUDA for a
+device and for SyncBN where there are several processes; on the CPU it is given the process group,
+the wrapper's arguments and the batch norms of ours, and does the rest itself.
 """
 
 import json
@@ -16,6 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmengine.device import get_device
+
+from mmdet_seg.engine.strategies import NAMES
+
 STOCK = 'mmengine'
 
 
@@ -28,7 +33,7 @@ class Row:
         processes: How many.
         seconds: Of an iteration with loading, median.
         peak_gib: Resident memory at most, of the process that took most.
-        loss: Of the last iteration: all ways compute the same.
+        loss: Of the last iteration; mmengine's shuffles in another order.
     """
 
     strategy: str
@@ -52,7 +57,7 @@ def run(
     Args:
         config: Path or name of a config.
         arch: Encoder.
-        ways: (strategy, processes); the first one is what the others are compared with.
+        ways: (strategy, processes); each is compared with :data:`STOCK` in as many processes.
         steps: Measured iterations of a round; five more go before.
         rounds: Turns of each way.
         batch: Images of all processes in an iteration.
@@ -62,10 +67,10 @@ def run(
         ValueError: The batch cannot be shared, or a way failed; says what it printed last.
     """
     for name, processes in ways:
+        if name not in (STOCK, *NAMES):
+            raise ValueError(f'--ways {name}:{processes}: there are {", ".join((STOCK, *NAMES))}.')
         if batch % processes:
             raise ValueError(f'--batch {batch} cannot be shared by {processes} processes.')
-        if name == STOCK and processes > 1:
-            raise ValueError(f'{STOCK} trains one process on the CPU, not {processes}.')
     found: dict[tuple[str, int], list[dict]] = {way: [] for way in ways}
     for i in range(rounds):
         for name, processes in ways:
@@ -86,14 +91,16 @@ def run(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown; ratios to the first row."""
+    """Markdown; ratios to mmengine's Runner in as many processes, where that was measured."""
+    stock = {row.processes: row.seconds for row in rows if row.strategy == STOCK}
     lines = [
-        '| strategy | processes | iteration, s | of the first | peak memory of a process, GiB | '
+        f"| strategy | processes | iteration, s | of {STOCK}'s | peak memory of a process, GiB | "
         'loss |',
         '|---|---|---|---|---|---|',
     ]
     for row in rows:
-        ratio = f'{row.seconds / rows[0].seconds:.2f} x'
+        peer = stock.get(row.processes)
+        ratio = f'{row.seconds / peer:.2f} x' if peer else '-'
         lines.append(
             f'| {row.strategy} | {row.processes} | {row.seconds:.3f} | {ratio} | '
             f'{row.peak_gib:.2f} | {row.loss:.4f} |'
@@ -130,7 +137,6 @@ def _measure(job: dict[str, Any], processes: int, cores: int) -> dict[str, Any]:
 def _train(job: dict[str, Any]) -> None:
     """In a process of its own."""
     from mmengine.hooks import Hook
-    from mmengine.runner import Runner as StockRunner
     from torch import distributed as dist
 
     from mmdet_seg.engine.launch import process_group
@@ -158,18 +164,36 @@ def _train(job: dict[str, Any]) -> None:
         cfg[key] = None
     cfg.default_hooks.checkpoint.update(interval=10**9, save_last=False, save_best=None)
     stock, clock = job['strategy'] == STOCK, Clock()
-    cfg.strategy = 'single' if stock else job['strategy']
+    cfg.strategy = None if stock else job['strategy']
     with process_group(build_strategy(cfg).needs_group):
         ranked = dist.is_initialized()
         world, rank = (dist.get_world_size(), dist.get_rank()) if ranked else (1, 0)
         cfg.launcher = 'pytorch' if world > 1 else 'none'
-        runner = (StockRunner if stock else Runner).from_cfg(cfg)
+        if stock and world > 1:
+            cfg.model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
+            )
+        runner = (_stock_runner() if stock else Runner).from_cfg(cfg)
         runner.register_hook(clock)
         runner.train()
         pairs = zip(clock.times, clock.times[1:], strict=False)
         result = dict(seconds=[b - a for a, b in pairs], peak=peak_bytes(), rank=rank)
         result['loss'] = clock.loss if stock else runner.guard.loss
         (Path(job['work_dir']) / f'result_{rank}.json').write_text(json.dumps(result))
+
+
+def _stock_runner() -> type:
+    from mmengine.runner import Runner
+
+    from mmdet_seg.ops.sync_batch_norm import sync_on_cpu
+
+    class StockRunner(Runner):
+        def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
+            if self.distributed and get_device() == 'cpu':
+                model = sync_on_cpu(model)
+            return super().wrap_model(model_wrapper_cfg, model)
+
+    return StockRunner
 
 
 if __name__ == '__main__':

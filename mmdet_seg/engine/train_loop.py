@@ -1,5 +1,6 @@
 """Training by iterations, each of which depends on its number alone."""
 
+import signal
 from collections.abc import Iterator
 from traceback import walk_tb
 from typing import Any
@@ -78,6 +79,8 @@ class TrainLoop(IterBasedTrainLoop):
             broken = not isinstance(error, RuntimeError) and _through_loader(error)
             if 'DataLoader worker' not in text and not broken:
                 raise
+            # The loader's own handler would raise once more, in the middle of the way out.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise Failure(
                 f'A process that loads data died after iteration {self._iter} (killed, or out of '
                 'memory): lower train_dataloader.num_workers or batch_size; continue with --resume.'

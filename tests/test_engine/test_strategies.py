@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from mmdet_seg.engine.strategies import NAMES
+from mmdet_seg.engine.recipe import load_recipe
+from mmdet_seg.engine.strategies import NAMES, build_strategy
 from tests.small_runs import NARROW, run_job, scene_options, tool
 
 SHARED = [
     'ddp',
     pytest.param('zero1', marks=pytest.mark.slow),  # CI runs what is slow by itself
-    'zero2',
+    pytest.param('zero2', marks=pytest.mark.slow),
     'zero3',
     pytest.param('zero3_offload', marks=pytest.mark.slow),
     'fsdp',
@@ -111,3 +112,28 @@ def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
 def test_the_command_line_knows_them_all():
     shown = tool('train', '--help', COLUMNS='200').stdout
     assert '--strategy {' + ','.join(NAMES) + '}' in shown
+
+
+@pytest.mark.parametrize(
+    ('strategy', 'options', 'message'),
+    [
+        ('zero4', {}, 'there are single, ddp, zero1'),
+        (None, {'optim_wrapper.accumulative_counts': 7}, 'max_iters=540 is not a multiple of'),
+        ('fsdp', {'optim_wrapper.type': 'AmpOptimWrapper'}, 'does not; set it to Autocast'),
+        ('zero2', {'optim_wrapper.clip_grad': dict(type='value')}, 'clips by the 2-norm only'),
+        ('zero3', {'optim_wrapper.clip_grad': dict(norm_type=1)}, 'clips by the 2-norm only'),
+    ],
+)
+def test_what_a_strategy_does_not_know_is_said(strategy, options, message):
+    cfg = load_recipe('upernet_internvit', arch='tiny', options=options)
+    cfg.strategy = strategy
+    with pytest.raises(ValueError, match=message):
+        build_strategy(cfg)
+
+
+def test_one_process_strategy_in_two(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    cfg = load_recipe('upernet_internvit', arch='tiny')
+    cfg.strategy = 'single'
+    with pytest.raises(ValueError, match='single runs in one process, not in 2'):
+        build_strategy(cfg)

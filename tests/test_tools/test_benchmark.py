@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmdet_seg.engine import frozen_benchmark, slide_benchmark
+from mmdet_seg.engine import frozen_benchmark, slide_benchmark, train_benchmark
 from tests.small_runs import tool
 
 
@@ -21,10 +21,23 @@ def test_frozen_recipe_trains_the_head_alone():
     assert row.peak_gib > row.base_gib > 0
 
 
+@pytest.mark.slow  # makes the scenes where they are missing
+def test_training_steps_beside_mmengine():
+    ways = [('mmengine', 1), ('single', 1), ('mmengine', 2), ('zero3', 2)]
+    rows = train_benchmark.run('upernet_internvit', 'tiny', ways, 1, 1, 4, lambda _: None)
+    assert [(row.strategy, row.processes) for row in rows] == ways
+    assert all(row.seconds > 0 and 1 < row.loss < 6 for row in rows)
+    last = train_benchmark.table(rows).splitlines()[-1]
+    assert f'{rows[3].seconds / rows[2].seconds:.2f} x' in last  # beside as many processes
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
         (['slide', '--sizes', '504'], '--sizes 504 is not HEIGHTxWIDTH'),
+        (['train', '--ways', 'zero2'], '--ways zero2 is not STRATEGY:PROCESSES'),
+        (['train', '--ways', 'zero5:2'], '--ways zero5:2: there are mmengine, single, ddp'),
+        (['train', '--batch', '3'], '--batch 3 cannot be shared by 2 processes'),
         (['frozen', '--arch', '6b-224px'], 'the stock way is timm, which has 300M encoders only'),
     ],
 )

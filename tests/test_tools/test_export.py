@@ -60,6 +60,7 @@ def test_pooling_is_pytorchs(size):
         torch.testing.assert_close(pool(x), nn.AdaptiveAvgPool2d(size)(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # 40 seconds; the linear head is tested beside
 def test_onnx_of_upernet_answers_at_any_size(tmp_path):
     """The whole command, then the file in onnxruntime with nothing of ours."""
     onnxruntime = pytest.importorskip('onnxruntime')

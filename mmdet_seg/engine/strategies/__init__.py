@@ -15,7 +15,7 @@ def build_strategy(cfg: Config) -> Strategy:
 
     Raises:
         ValueError: No such strategy, ``single`` in several processes, or a setting of the optimizer
-            that the strategy does not know.
+            wrapper that the strategy does not know.
     """
     world = num_processes()
     name = cfg.get('strategy') or ('single' if world == 1 else 'ddp')
@@ -27,6 +27,11 @@ def build_strategy(cfg: Config) -> Strategy:
         raise ValueError(
             f'max_iters={steps} is not a multiple of accumulative_counts={accumulate}: the last '
             f'gradients would be lost; {steps - steps % accumulate} is.'
+        )
+    if name not in ('single', 'ddp') and 'AmpOptimWrapper' in str(cfg.optim_wrapper.get('type')):
+        raise ValueError(
+            f'optim_wrapper.type=AmpOptimWrapper scales losses, which --strategy {name} does not; '
+            'set it to AutocastOptimWrapper (bfloat16 needs no scale) or choose ddp.'
         )
     if name == 'single':
         if world > 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -35,8 +36,11 @@ class Strategy:
     def prepare(self, model: nn.Module, build_optim: BuildOptim) -> tuple[nn.Module, Any]:
         """Take over a model that has its weights.
 
+        It comes in the host's memory, and only what this process keeps of it has to fit its
+        accelerator: shards are made one weight or block at a time.
+
         Args:
-            model: On its device, in the dtype that it trains in.
+            model: On the CPU, in the dtype that it trains in.
             build_optim: Makes the optimizer wrapper that the config describes.
 
         Returns:
@@ -48,6 +52,7 @@ class Strategy:
         return wrapped, self.optim_wrapper
 
     def _wrap(self, model: nn.Module, build_optim: BuildOptim) -> tuple[nn.Module, Any]:
+        model.to(get_device())
         return model, build_optim(model)
 
     @property

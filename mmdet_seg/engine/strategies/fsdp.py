@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -21,12 +22,12 @@ class FullyShard(Strategy):
     sharded = True
 
     def _wrap(self, model: nn.Module, build_optim: BuildOptim) -> tuple[nn.Module, Any]:
-        device = next(model.parameters()).device.type
-        mesh = init_device_mesh(device, (dist.get_world_size(),))
+        mesh = init_device_mesh(get_device(), (dist.get_world_size(),))
         for block in getattr(getattr(model, 'backbone', None), 'blocks', ()):
             if any(p.requires_grad for p in block.parameters()):
                 fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
+        model.to(get_device())  # the shards are there already
         optim_wrapper = build_optim(model)
         _synchronise_with(optim_wrapper, model)
         return model, optim_wrapper

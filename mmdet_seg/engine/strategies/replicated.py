@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
@@ -21,8 +22,8 @@ class Replicated(Strategy):
         self.find_unused_parameters = find_unused_parameters
 
     def _wrap(self, model: nn.Module, build_optim: BuildOptim) -> tuple[nn.Module, Any]:
+        device = next(model.to(get_device()).parameters()).device
         optim_wrapper = build_optim(model)
-        device = next(model.parameters()).device
         wrapped = MMDistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == 'cuda' else None,

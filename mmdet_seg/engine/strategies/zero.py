@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
@@ -88,10 +89,19 @@ class Zero(Strategy):
             zero['stage3_prefetch_bucket_size'] = bucket
             if self.offload:
                 zero['offload_param'] = place
+        config = {**self.settings, 'zero_optimization': zero}
+        if self.stage == 3:
+            # Left to itself, `initialize` would first move the whole model to the accelerator.
+            remote = 'cpu' if self.offload else None
+            pinned = place['pin_memory'] and self.offload
+            deepspeed.zero.Init(
+                model, config_dict_or_path=config, remote_device=remote, pin_memory=pinned
+            )
+        model.to(get_device())
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=built.optimizer,
-            config={**self.settings, 'zero_optimization': zero},
+            config=config,
             dist_init_required=False,
         )
         self._zero = self.engine.optimizer
