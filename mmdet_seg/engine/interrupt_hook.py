@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM end a run at the next update, with a checkpoint."""
 
 import signal
+import time
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -8,10 +9,14 @@ from mmengine.hooks import Hook
 from mmdet_seg.engine.checkpoint_hook import CheckpointHook
 from mmdet_seg.registry import HOOKS
 
+# Seconds in which a second signal is the first one: torchrun passes on what Slurm or a terminal
+# sends to all processes anyway.
+_ECHO = 5.0
+
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Saves and stops on the first signal; the second one interrupts at once.
+    """Saves and stops on the first signal; a second one, later on, interrupts at once.
 
     The signal may reach one process of several, or all of them in different iterations: they agree
     through the runner's guard. The checkpoint is what ``--resume`` continues from.
@@ -23,6 +28,7 @@ class InterruptHook(Hook):
     def __init__(self) -> None:
         self.previous: dict[int, Any] = {}
         self.guard: Any = None
+        self.requested = 0.0
 
     def before_train(self, runner: Any) -> None:
         runner.interrupted = 0
@@ -34,8 +40,12 @@ class InterruptHook(Hook):
                 return
 
     def _request(self, number: int, frame: Any) -> None:
-        self.guard.stop_requested = number
-        self._restore()
+        now = time.monotonic()
+        if not self.guard.stop_requested:
+            self.guard.stop_requested, self.requested = number, now
+        elif now - self.requested > _ECHO:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self.previous.items():

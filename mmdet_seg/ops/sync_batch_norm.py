@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -55,10 +54,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         values = x.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
         # The mean first, then the squares around it: sums of squares alone cancel in float32.
-        total = all_reduce(torch.cat([values.sum(axes), count]), group=self.process_group)
+        total = _Sum.apply(torch.cat([values.sum(axes), count]), self.process_group)
         mean, num = total[:-1] / total[-1].detach(), total[-1].detach()
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes), group=self.process_group) / num
+        variance = _Sum.apply(centred.square().sum(axes), self.process_group) / num
         if self.training and self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -70,6 +69,21 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = x.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Sum.apply(grad, ctx.group), None
 
 
 def sync_on_cpu(model: nn.Module) -> nn.Module:

@@ -63,7 +63,7 @@ def test_sigterm_saves_in_all_processes(tmp_path):
         *run_options(tmp_path / 'scenes', 4000, **{'default_hooks.checkpoint.interval': 4000}),
     )  # fmt: skip
     assert any(line.startswith('train 1/') for line in process.stderr)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as Slurm does; torchrun passes it on once more
     _, err = process.communicate(timeout=120)
     assert 'saved. Continue with: ' in err
     (saved,) = (tmp_path / 'run').glob('iter_*')
