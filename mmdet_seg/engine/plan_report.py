@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +24,10 @@ from mmdet_seg.engine.memory_plan import (
 from mmdet_seg.engine.plan_choice import Machine, choose, command
 from mmdet_seg.engine.recipe import load_recipe
 
+_CHECKPOINTING = 'model.backbone.grad_checkpointing'
 # Tried in this order where nothing fits.
 _WAYS_OUT = (
-    {'options': {'model.backbone.grad_checkpointing': True}},
+    {'options': {_CHECKPOINTING: True}},
     {'tune': 'lora'},
     {'tune': 'head'},
 )
@@ -73,15 +75,16 @@ def plan_training(
     machine = Machine(gpus, int(gpu_memory * GIB), cpu_memory and int(cpu_memory * GIB))
     with Console(stderr=True).status('Going through a training step without memory'):
         planner, plans, chosen = _plans(config, machine, recipe)
+        other = _other_way(config, machine, recipe, planner)
         way_out = None if chosen else _way_out(config, machine, recipe)
     print(_headline(config, planner, machine))
-    _print_table(plans, machine)
+    _print_table(plans, other, machine)
     lines = _advice(config, machine, recipe, plans, chosen)
     if not chosen:
         lines += [way_out or 'Nor does any way of tuning: take more or larger GPUs.']
     print('\n'.join(lines))
     if json_file:
-        _write_json(Path(json_file), planner, machine, plans, chosen, lines)
+        _write_json(Path(json_file), planner, machine, plans, other, chosen, lines)
     return OK if chosen else FAILED
 
 
@@ -91,6 +94,20 @@ def _plans(
     planner = Planner(load_recipe(config, **recipe))
     plans = planner.all(strategies_for(machine.gpus), machine.gpus, machine.gpu_memory)
     return planner, plans, choose(planner, machine)
+
+
+def _other_way(
+    config: str, machine: Machine, recipe: dict[str, Any], planner: Planner
+) -> tuple[str, list[StrategyPlan]] | None:
+    """The same with checkpointing where the config is without, and the other way round."""
+    if getattr(planner.model.backbone, 'grad_checkpointing', None) is None:
+        return None
+    before = planner.model.backbone.grad_checkpointing
+    options = {**(recipe.get('options') or {}), _CHECKPOINTING: not before}
+    second, plans, _ = _plans(config, machine, {**recipe, 'options': options})
+    if np.array_equal(planner.step(2).alive, second.step(2).alive):
+        return None  # a frozen encoder keeps nothing that could be made again
+    return f'with{"out" * before} checkpointing', plans
 
 
 def _way_out(config: str, machine: Machine, recipe: dict[str, Any]) -> str | None:
@@ -118,7 +135,9 @@ def _headline(config: str, planner: Planner, machine: Machine) -> str:
     )
 
 
-def _print_table(plans: list[StrategyPlan], machine: Machine) -> None:
+def _print_table(
+    plans: list[StrategyPlan], other: tuple[str, list[StrategyPlan]] | None, machine: Machine
+) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column('GiB per GPU')
     for plan in plans:
@@ -128,20 +147,31 @@ def _print_table(plans: list[StrategyPlan], machine: Machine) -> None:
         values = [plan.parts.get(name, 0) for plan in plans]
         if any(value >= GIB // 200 for value in values):
             table.add_row(name, *(_gib(value) for value in values))
-    table.add_section()
     table.add_row('total', *(_gib(plan.total) for plan in plans))
     table.add_row('fullest at', *(plan.moment for plan in plans))
-    table.add_row('fits', *('yes' if machine.holds(plan) else 'no' for plan in plans))
-    table.add_row('largest batch per GPU', *(str(plan.largest_batch or '-') for plan in plans))
+    _add_verdict(table, plans, machine)
     table.add_row('sent per update', *(_gib(plan.wire) for plan in plans))
     if any(plan.bus for plan in plans):
         table.add_row('host to GPU and back', *(_gib(plan.bus) for plan in plans))
     whole = f'host memory, {machine.gpus} GPUs'
     table.add_row(whole, *(_gib(plan.host_total * machine.gpus) for plan in plans))
+    if other:
+        title, plans = other
+        table.add_row()
+        table.add_row(f'{title}:')
+        kept = [plan.parts.get('activations', 0) for plan in plans]
+        table.add_row('activations', *(_gib(value) for value in kept))
+        table.add_row('total', *(_gib(plan.total) for plan in plans))
+        _add_verdict(table, plans, machine)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
     console.print(table)
+
+
+def _add_verdict(table: Table, plans: list[StrategyPlan], machine: Machine) -> None:
+    table.add_row('fits', *('yes' if machine.holds(plan) else 'no' for plan in plans))
+    table.add_row('largest batch per GPU', *(str(plan.largest_batch or '-') for plan in plans))
 
 
 def _gib(size: float) -> str:
@@ -180,16 +210,21 @@ def _write_json(
     planner: Planner,
     machine: Machine,
     plans: list[StrategyPlan],
+    other: tuple[str, list[StrategyPlan]] | None,
     chosen: StrategyPlan | None,
     lines: list[str],
 ) -> None:
+    def all_of(plans: list[StrategyPlan]) -> list[dict[str, Any]]:
+        return [
+            asdict(p) | {'total': p.total, 'host_total': p.host_total, 'fits': machine.holds(p)}
+            for p in plans
+        ]
+
     facts = {
         'machine': vars(machine) | {'usable': usable(machine.gpu_memory)},
         'model': asdict(planner.facts),
-        'strategies': [
-            asdict(p) | {'total': p.total, 'host_total': p.host_total, 'fits': machine.holds(p)}
-            for p in plans
-        ],
+        'strategies': all_of(plans),
+        **({other[0]: all_of(other[1])} if other else {}),
         'chosen': asdict(chosen) if chosen else None,
         'command': lines[-1].strip() if chosen else None,
     }

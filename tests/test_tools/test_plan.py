@@ -15,7 +15,7 @@ def test_table_command_and_json(tmp_path):
     assert done.returncode == 0, done.stderr
     assert '\x1b' not in done.stdout  # plain where it is no terminal
     lines = done.stdout.splitlines()
-    assert {'weights', 'optimizer', 'gradients', 'total'} <= {x.split()[0] for x in lines if x}
+    assert {'weights', 'optimizer', 'gradients', 'total'} <= {x.split()[0] for x in lines if x.strip()}
     command = lines[-1].strip()
     assert command == f'torchrun --nproc_per_node 4 tools/train.py {CONFIG} --strategy ddp'
     facts = json.loads(out.read_text())
@@ -23,6 +23,10 @@ def test_table_command_and_json(tmp_path):
     assert facts['chosen']['name'] == 'ddp'
     ddp = facts['strategies'][0]
     assert ddp['total'] == sum(ddp['parts'].values())
+    again = facts['with checkpointing'][0]
+    assert again['parts']['activations'] < ddp['parts']['activations'] * 0.7
+    assert again['largest_batch'] > ddp['largest_batch']
+    assert 'with checkpointing:' in [line.strip() for line in lines]
 
 
 @pytest.mark.slow  # plans four times
