@@ -16,6 +16,7 @@ from mmengine.model import BaseModule, weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from mmdet_seg.backbones.arguments import resolve_dtype, resolve_indices, resolve_windows
 from mmdet_seg.backbones.checkpoint import LoadReport, load_encoder, open_checkpoint
 from mmdet_seg.backbones.checkpoint_contents import Checkpoint
 from mmdet_seg.backbones.layers import Block, FusedLinear, PatchEmbed
@@ -63,6 +64,8 @@ class InternViT(BaseModule):
         window_size: Side of attention windows in patches, one for all blocks or one per block;
             0 is global.
         global_blocks: Blocks that stay global where ``window_size`` is a single number.
+        window_padding: ``masked``, or ``zeros``: windows over the edge attend to zero keys too, as
+            in the authors' windowed variants.
         grad_checkpointing: Recompute blocks in the backward pass instead of storing activations.
         init_cfg: ``dict(type='Pretrained', checkpoint=SOURCE)`` loads any published layout.
 
@@ -88,6 +91,7 @@ class InternViT(BaseModule):
         attention: str = 'auto',
         window_size: int | Sequence[int] = 0,
         global_blocks: Sequence[int] = (),
+        window_padding: str = 'masked',
         grad_checkpointing: bool = False,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -98,7 +102,7 @@ class InternViT(BaseModule):
         self.embed_dim = self.arch.embed_dim
         self.patch_size = self.arch.patch_size
         self.num_prefix_tokens = self.arch.num_prefix_tokens
-        self.out_indices = _resolve_indices('out_indices', out_indices, self.arch.depth)
+        self.out_indices = resolve_indices('out_indices', out_indices, self.arch.depth)
         self.frozen = frozen
         self.frozen_stages = self.arch.depth if frozen else frozen_stages
         if not -1 <= frozen_stages <= self.arch.depth:
@@ -111,8 +115,12 @@ class InternViT(BaseModule):
             raise ValueError('frozen=True and lora exclude each other: with lora, adapters train.')
         self.grad_checkpointing = grad_checkpointing
         self.load_report: LoadReport | None = None
-        windows = _resolve_windows(window_size, global_blocks, self.arch.depth)
-        self._build(_resolve_dtype(dtype, frozen or lora is not None), windows, attention)
+        windows = resolve_windows(window_size, global_blocks, self.arch.depth)
+        if window_padding not in ('masked', 'zeros'):
+            raise ValueError(f"window_padding={window_padding!r} is not one of 'masked', 'zeros'.")
+        self._build(resolve_dtype(dtype, frozen or lora is not None), windows, attention)
+        for block in self.blocks:
+            block.attn.mask_padding = window_padding == 'masked'
         self._freeze()
 
     @classmethod
@@ -136,7 +144,7 @@ class InternViT(BaseModule):
         of_file = {k: v for k, v in fields.items() if k not in known}
         found = open_checkpoint(source, of_file or None)
         half = bool(overrides.get('frozen')) or overrides.get('lora') is not None
-        dtype = _resolve_dtype(overrides.pop('dtype', None), half)
+        dtype = resolve_dtype(overrides.pop('dtype', None), half)
         with torch.device('meta'):
             encoder = cls(get_arch(found.arch, **fields), dtype=dtype, **overrides)
         encoder._load(found, dtype)
@@ -172,6 +180,18 @@ class InternViT(BaseModule):
                 self.reset_parameters()
             elif self.lora:
                 reset_adapters(self)
+
+    def drop_class_token(self) -> 'InternViT':
+        """Take the class token and its position out, in place; the patches' stay as they are."""
+        if self.num_prefix_tokens:
+            rows = self.pos_embed.detach()[:, self.num_prefix_tokens :].clone()
+            self.pos_embed = nn.Parameter(rows, requires_grad=self.pos_embed.requires_grad)
+            del self.cls_token
+            self.num_prefix_tokens = 0
+            self.arch = get_arch(self.arch, num_prefix_tokens=0)
+            for block in self.blocks:
+                block.attn.num_prefix_tokens = 0
+        return self
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -288,94 +308,75 @@ class InternViT(BaseModule):
                 f'{fit} (data_preprocessor=dict(size_divisor={P}) pads).'
             )
         grid = (H // P, W // P)
-        tokens = self.patch_embed(x.to(self.patch_embed.proj.weight.dtype))
-        if self.num_prefix_tokens:
-            tokens = torch.cat(
-                [self.cls_token.expand(x.shape[0], -1, -1).to(tokens), tokens], dim=1
-            )
-        positions = resample_positions(self.pos_embed, grid, self.num_prefix_tokens)
-        return tokens + positions.to(tokens), grid
+        with torch.no_grad() if self.frozen_stages >= 0 else nullcontext():
+            tokens = self.patch_embed(x.to(self.patch_embed.proj.weight.dtype))
+            if self.num_prefix_tokens:
+                tokens = torch.cat(
+                    [self.cls_token.expand(x.shape[0], -1, -1).to(tokens), tokens], dim=1
+                )
+            positions = resample_positions(self.pos_embed, grid, self.num_prefix_tokens)
+            return tokens + positions.to(tokens), grid
 
     def run_blocks(
-        self, tokens: Tensor, grid: tuple[int, int], start: int = 0, stop: int | None = None
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        through: bool = False,
     ) -> Iterator[Tensor]:
         """Run blocks ``start`` to ``stop - 1`` and yield the tokens after each."""
         for i in range(start, self.arch.depth if stop is None else stop):
-            block = self.blocks[i]
-            with torch.no_grad() if i < self.frozen_stages else nullcontext():
-                if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                    tokens = recompute(block, tokens, grid, use_reentrant=False)
-                else:
-                    tokens = block(tokens, grid)
+            tokens = self.run_block(i, tokens, grid, through=through)
             yield tokens
+
+    def run_block(
+        self,
+        index: int,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        mask: Tensor | None = None,
+        *,
+        through: bool = False,
+    ) -> Tensor:
+        """Run one block, see :class:`mmdet_seg.backbones.layers.Block`.
+
+        With ``through``, gradients pass through a frozen block to ``tokens``, in which something
+        that trains had a hand; never to the frozen weights.
+        """
+        block = self.blocks[index]
+        # A frozen block is in eval mode; what passes through it is recomputed all the same.
+        again = self.grad_checkpointing and (self.training or through)
+        with torch.no_grad() if index < self.frozen_stages and not through else nullcontext():
+            if again and torch.is_grad_enabled():
+                return recompute(block, tokens, grid, mask, use_reentrant=False)
+            return block(tokens, grid, mask)
 
     def _states(self, x: Tensor, stop: int) -> Iterator[tuple[int, Tensor, tuple[int, int]]]:
         """Index, tokens and grid after each block, in the precision of the weights."""
-        with torch.no_grad() if self.frozen_stages >= 0 else nullcontext():
-            embedded, grid = self.stem(x)
+        embedded, grid = self.stem(x)
         for i, tokens in enumerate(self.run_blocks(embedded, grid, stop=stop)):
             yield i, tokens, grid
 
-    def _precision(self, x: Tensor) -> torch.autocast | nullcontext:
+    def precision(self, x: Tensor) -> torch.autocast | nullcontext:
+        """Context to run in for images ``x``: a frozen encoder computes in its weights' dtype."""
         # Autocast would cast a frozen encoder's weights anew at every call.
         own = self.frozen or (self.lora and self.pos_embed.dtype != x.dtype)
         return torch.autocast(x.device.type, enabled=False) if own else nullcontext()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """All blocks, no final norm: (B, 3, H, W) -> (B, K + N, D), class token first."""
-        with self._precision(x):
+        with self.precision(x):
             _, tokens, _ = deque(self._states(x, self.arch.depth), maxlen=1).pop()
             return tokens.to(x.dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps of the blocks in ``out_indices``: (B, 3, H, W) -> tuple of (B, D, h, w)."""
         outs = []
-        with self._precision(x):
+        with self.precision(x):
             for i, tokens, grid in self._states(x, self.out_indices[-1] + 1):
                 if i in self.out_indices:
                     maps = tokens[:, self.num_prefix_tokens :].to(x.dtype).contiguous()
                     outs.append(maps.unflatten(1, grid).permute(0, 3, 1, 2))
         return tuple(outs)
-
-
-def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    given = (indices,) if isinstance(indices, int) else tuple(indices)
-    resolved = tuple(i + depth if i < 0 else i for i in given)
-    if not given or any(not 0 <= i < depth for i in resolved):
-        raise ValueError(
-            f'{name}={list(given)} names a block the encoder does not have; '
-            f'it has {depth}: {-depth} .. {depth - 1}.'
-        )
-    if list(resolved) != sorted(set(resolved)):
-        raise ValueError(f'{name}={list(given)} is not ascending without repeats.')
-    return resolved
-
-
-def _resolve_windows(
-    window_size: int | Sequence[int], global_blocks: Sequence[int], depth: int
-) -> list[int]:
-    if isinstance(window_size, int):
-        keep = set(_resolve_indices('global_blocks', global_blocks, depth) if global_blocks else ())
-        windows = [0 if i in keep else window_size for i in range(depth)]
-    else:
-        windows = list(window_size)
-        if len(windows) != depth or global_blocks:
-            raise ValueError(
-                f'window_size has {len(windows)} entries and global_blocks {len(global_blocks)}; '
-                f'give one window per block ({depth}) and no global_blocks, or a single window.'
-            )
-    if min(windows) < 0:
-        raise ValueError(f'window_size={min(windows)} is negative; 0 is global attention.')
-    return windows
-
-
-def _resolve_dtype(dtype: torch.dtype | str | None, half: bool) -> torch.dtype:
-    if dtype is None:
-        return torch.bfloat16 if half else torch.get_default_dtype()
-    if isinstance(dtype, str):
-        short = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'fp64': 'float64'}
-        found = getattr(torch, short.get(dtype, dtype.removeprefix('torch.')), None)
-        if not isinstance(found, torch.dtype):
-            raise ValueError(f'dtype={dtype!r} is not one of {", ".join(short)}.')
-        return found
-    return dtype

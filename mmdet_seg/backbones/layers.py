@@ -51,21 +51,29 @@ class Attention(nn.Module):
         self.num_prefix_tokens = arch.num_prefix_tokens
         self.backend = check_backend(backend)
         self.window = window
+        self.mask_padding = True
         self.qkv = FusedLinear(D, 3 * D, bias=arch.qkv_bias)
         # RMS over the full width, also where the blocks' own norm is LayerNorm.
         self.q_norm = nn.RMSNorm(D, eps=arch.norm_eps) if arch.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(D, eps=arch.norm_eps) if arch.qk_norm else nn.Identity()
         self.proj = FusedLinear(D, D)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, K+N, D)
         q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         # A window that covers the grid is global attention: exported, so for every size.
         if self.window and (torch.compiler.is_exporting() or max(grid) > self.window):
             where = (grid, self.window, self.num_prefix_tokens)
-            (q, mask), (k, _), (v, _) = (partition(t, *where) for t in (q, k, v))
-            out = merge(attention(q, k, v, backend=self.backend, key_mask=mask), *where)
+            (q, padding), (k, _), (v, _) = (partition(t, *where) for t in (q, k, v))
+            padding = padding if self.mask_padding else None
+            out = merge(attention(q, k, v, backend=self.backend, key_mask=padding), *where)
+        elif mask is not None:
+            # Rows that see everything keep the fast kernel, which takes no mask.
+            Q = mask.shape[1]
+            first = attention(q[:, :, :Q], k, v, backend=self.backend, mask=mask)
+            rest = attention(q[:, :, Q:], k, v, backend=self.backend)
+            out = torch.cat([first, rest], dim=1)
         else:
             out = attention(q, k, v, backend=self.backend)  # (B, K+N, H, d)
         return self.proj(out.flatten(2))
@@ -95,7 +103,11 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each scaled and added: (B, K+N, D) -> (B, K+N, D)."""
+    """Pre-norm attention and MLP, each scaled and added: (B, K+N, D) -> (B, K+N, D).
+
+    Global blocks take any further tokens in front, and a mask (B, Q, K+N) of what the first Q
+    tokens see.
+    """
 
     def __init__(self, arch: Arch, drop_path: float, backend: str, window: int) -> None:
         super().__init__()
@@ -108,6 +120,6 @@ class Block(nn.Module):
         self.ls2 = LayerScale(arch.embed_dim, arch.layer_scale_init)
         self.drop_path = StochasticDepth(drop_path, 'row') if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = torch.addcmul(x, self.drop_path(self.attn(self.norm1(x), grid)), self.ls1.gamma)
+    def forward(self, x: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+        x = torch.addcmul(x, self.drop_path(self.attn(self.norm1(x), grid, mask)), self.ls1.gamma)
         return torch.addcmul(x, self.drop_path(self.mlp(self.norm2(x))), self.ls2.gamma)

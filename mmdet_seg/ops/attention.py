@@ -1,6 +1,7 @@
 """The one door to every attention kernel.
 
-Shapes: B batch, H heads, N tokens, d channels of a head.
+Shapes: B batch, H heads, N tokens (M where the queries are others than the keys), d channels of a
+head.
 
 Which kernel is fastest depends on the machine. On CPU in bf16 ``scaled_dot_product_attention`` runs
 below half the rate of the plain matrix products that it is made of, so ``auto`` takes products over
@@ -41,30 +42,41 @@ def check_backend(backend: str) -> str:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, backend: str = 'auto', key_mask: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    backend: str = 'auto',
+    key_mask: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention, scaled by ``d ** -0.5``.
 
     Args:
-        q: (B, H, N, d), any strides.
+        q: (B, H, M, d), any strides.
         k: (B, H, N, d).
         v: (B, H, N, d).
         backend: One of :data:`BACKENDS`.
         key_mask: (B, N) bool, False where a key is padding. Every row needs one True.
+        mask: (B, M, N) bool instead, False where a query does not see a key, the same for all
+            heads. Every row needs one True.
 
     Returns:
-        (B, N, H, d), contiguous: the layout that the output projection reads.
+        (B, M, H, d), contiguous: the layout that the output projection reads.
 
     Raises:
         ValueError: ``flash_attn`` with a mask, off CUDA or in fp32.
     """
+    assert key_mask is None or mask is None
+    if key_mask is not None:
+        mask = key_mask[:, None]
+    mask = None if mask is None else mask[:, None]  # (B, 1, 1 or M, N)
     if backend == 'auto':
         backend = _choose(q, k, v)
     if backend == 'flash_attn':
-        return _flash(q, k, v, key_mask)
+        return _flash(q, k, v, mask)
     if backend == 'eager':
-        return _eager(q, k, v, key_mask)
-    mask = None if key_mask is None else key_mask[:, None, None, :]
+        return _eager(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).contiguous()
 
 
@@ -88,39 +100,40 @@ def _choose(q: Tensor, k: Tensor, v: Tensor) -> str:
     return name
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    B, H, N, d = q.shape
+def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    B, H, M, d = q.shape
+    N = k.shape[2]
     bias = None
-    if key_mask is not None:
-        bias = torch.zeros(B, 1, 1, N, dtype=q.dtype, device=q.device)
-        bias = bias.masked_fill_(~key_mask[:, None, None, :], float('-inf'))
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
+        bias = bias.masked_fill_(~mask, float('-inf'))
     q = q * d**-0.5
     # A graph that is compiled or exported must not depend on N.
     whole = torch.compiler.is_compiling() or _needs_grad(q, k, v)
-    step = B * H if whole else max(1, _SCORE_BYTES // max(1, N * N * q.element_size()))
+    step = B * H if whole else max(1, _SCORE_BYTES // max(1, M * N * q.element_size()))
     if step >= B * H:
-        scores = q @ k.transpose(-1, -2)  # (B, H, N, N)
+        scores = q @ k.transpose(-1, -2)  # (B, H, M, N)
         if bias is not None:
             scores = scores + bias
         return (scores.softmax(-1) @ v).transpose(1, 2).contiguous()
 
-    q, k, v = (t.reshape(B * H, N, d) for t in (q, k, v))
-    out = torch.empty_like(v, memory_format=torch.contiguous_format)
+    q, k, v = (t.reshape(B * H, -1, d) for t in (q, k, v))
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for start in range(0, B * H, step):
         part = slice(start, min(start + step, B * H))
-        scores = torch.bmm(q[part], k[part].transpose(1, 2))  # (step, N, N)
+        scores = torch.bmm(q[part], k[part].transpose(1, 2))  # (step, M, N)
         if bias is not None:
             images = torch.arange(part.start, part.stop, device=q.device) // H
             scores += bias[images, 0]
         torch.bmm(torch.softmax(scores, -1), v[part], out=out[part])
-    return out.view(B, H, N, d).transpose(1, 2).contiguous()
+    return out.view(B, H, M, d).transpose(1, 2).contiguous()
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-    if key_mask is not None:
+def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
         raise ValueError(
-            "attention='flash_attn' has no key mask, which windows that do not divide the grid "
-            "need: use attention='sdpa'."
+            "attention='flash_attn' has no key mask, which windows that do not divide the grid and "
+            "masked queries need: use attention='sdpa'."
         )
     if q.device.type != 'cuda' or q.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(
