@@ -16,6 +16,13 @@ from tests.data_layouts import LAYOUTS, SPLITS, write_layout
 from tests.small_runs import SCENES
 
 LEAVES = [p.relative_to(CONFIG_ROOT).as_posix() for p in leaves()]
+# The adapter reads every data set in the same way, through slow convolutions.
+FEW = {'upernet_adapter': ('scenes', 'ade20k'), 'mask2former': ('scenes', 'coco_stuff164k')}
+PAIRS = [
+    (leaf, data)
+    for leaf in LEAVES
+    for data in next((v for k, v in FEW.items() if leaf.startswith(k)), data_names())
+]
 
 
 @pytest.fixture(scope='module')
@@ -53,13 +60,14 @@ def test_leaves_are_short_and_say_what_they_are(leaf):
     assert 'python tools/train.py' in text
 
 
-@pytest.mark.parametrize('data', data_names())
-@pytest.mark.parametrize('leaf', LEAVES)
+@pytest.mark.parametrize(('leaf', 'data'), PAIRS)
 def test_one_step_and_one_prediction(leaf, data, roots):
     cfg = load_recipe(f'configs/{leaf}', arch='tiny', data=data)
     for head in ('decode_head', 'auxiliary_head'):
         if 'channels' in (cfg.model.get(head) or {}):
             cfg.model[head].channels = 16
+    if 'conv_inplane' in cfg.model.backbone:
+        cfg.model.backbone.conv_inplane = 8
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -78,10 +86,11 @@ def test_one_step_and_one_prediction(leaf, data, roots):
         )
     )
     optim_wrapper = constructor(model)
-    before = model.decode_head.conv_seg.weight.clone()
+    classifier = getattr(model.decode_head, 'conv_seg', None) or model.decode_head.cls_embed
+    before = classifier.weight.clone()
     losses = model.train().train_step(pseudo_collate([items[0], items[1]]), optim_wrapper)
     assert torch.isfinite(losses['loss'])
-    assert not torch.equal(before, model.decode_head.conv_seg.weight)
+    assert not torch.equal(before, classifier.weight)
 
     held_out = DATASETS.build(cfg.val_dataloader.dataset)
     sample = model.eval().val_step(pseudo_collate([held_out[0]]))[0]
@@ -126,6 +135,46 @@ def test_the_published_upernet(arch, taps, channels):
     total = sum(p.numel() for p in model.parameters()) / 1e9
     if arch == '6b-224px':
         assert 6.3 <= total < 6.4  # 6.3 B published
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'arch', 'crop', 'stride', 'groups'),
+    [
+        ('upernet_adapter_internvit_frozen', '6b-224px', 512, 341, (11, 23, 35, 47)),
+        ('upernet_adapter_internvit', '6b-448px-v2-5', 512, 341, (10, 21, 33, 44)),
+        ('mask2former_internvit', '300m-448px-v2-5', 896, 512, (5, 11, 17, 23)),
+    ],
+)
+@pytest.mark.parametrize('data', ['ade20k', 'coco_stuff164k'])
+def test_the_published_adapters(leaf, arch, crop, stride, groups, data):
+    cfg = load_recipe(leaf, arch=arch, data=data)
+    encoder = cfg.model.backbone.encoder
+    assert (encoder.arch, encoder.patch_size, encoder.img_size) == (arch, 16, crop)
+    assert encoder.get('frozen', False) == leaf.endswith('frozen')
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(crop,) * 2, stride=(stride,) * 2)
+    steps = cfg.train_dataloader.dataset.pipeline + cfg.val_dataloader.dataset.pipeline
+    sizes = {k: v for step in steps for k, v in step.items() if k in ('scale', 'crop_size')}
+    assert sizes == {'scale': crop, 'crop_size': (crop, crop)}
+    assert {step.size_divisor for step in steps if 'size_divisor' in step} == {32}
+    assert (4 * crop, crop) in [step.get('scale') for step in steps]
+    optimizer, m2f = cfg.optim_wrapper.optimizer, leaf.startswith('mask2former')
+    assert (optimizer.lr, optimizer.weight_decay) == (2e-5 if m2f else 4e-5, 0.05)
+    assert cfg.train_cfg.max_iters == (160000 if m2f else 80000)
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == (0.9 if m2f else 0.95)
+    published = {'upernet_adapter_internvit_frozen': 58.1}.get(leaf)
+    assert cfg.published_miou == (published if data == 'ade20k' else None)
+    with torch.device('meta'):
+        init_default_scope('mmseg')
+        model = MODELS.build(cfg.model)
+    assert tuple(last for _, last in model.backbone.groups) == groups
+    head = cfg.model.decode_head
+    if m2f:
+        assert (head.num_queries, head.feat_channels) == (200, 1024)
+        assert len(head.loss_cls.class_weight) == cfg.num_classes + 1
+        assert len(model.decode_head.transformer_decoder.layers) == 9
+    else:
+        assert head.channels == cfg.model.auxiliary_head.channels == 1536
+        assert cfg.model.auxiliary_head.in_index == 2
 
 
 def test_a_config_is_found_as_people_type_it(tmp_path, monkeypatch):

@@ -4,8 +4,8 @@ As given: the small encoder from scratch on the built-in scenes.
 
     python tools/train.py configs/upernet_adapter_internvit.py
 
-With ``--arch 6b-224px --data ade20k``: crop 512, patches of 16 pixels, the schedule of the published
-frozen recipe with the drop path of full tuning. Nothing was published for it.
+With ``--arch 6b-224px --data ade20k``: crop 512, patches of 16 pixels, the schedule of the
+published frozen recipe with the drop path of full tuning. Nothing was published for it.
 """
 
 from mmengine.config import read_base

@@ -2,11 +2,11 @@
 
 As given the small encoder stays as it was drawn; name trained weights instead:
 
-    python tools/train.py configs/upernet_adapter_internvit_frozen.py --weights RUN/best_mIoU_iter_540
+    python tools/train.py configs/upernet_adapter_internvit_frozen.py --weights RUN/best_...
 
 With ``--arch 6b-224px --data ade20k``: mIoU 58.1 published (OpenGVLab/InternVL-MMDetSeg; crop 512,
-80k x 16 images). ``--cfg-options model.backbone.injection=False`` only reads the encoder, which then
-needs no backward pass; nothing was published for that.
+80k x 16 images). ``--cfg-options model.backbone.injection=False`` only reads the encoder, which
+then needs no backward pass; nothing was published for that.
 """
 
 from mmengine.config import read_base

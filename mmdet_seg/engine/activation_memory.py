@@ -156,11 +156,11 @@ def _placed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _as_accelerator(model: nn.Module, cuda: bool) -> Iterator[None]:
     """Settings of a training step: kernels of the accelerator, weights that count as loaded."""
-    pending = getattr(model.backbone, '_weights_pending', None)
+    pending = [m for m in model.modules() if getattr(m, '_weights_pending', False)]
     attentions = [m for m in model.modules() if cuda and getattr(m, 'backend', None) == 'auto']
     model.train()
-    if pending:
-        model.backbone._weights_pending = False
+    for encoder in pending:
+        encoder._weights_pending = False
     for module in attentions:
         module.backend = 'sdpa'  # what `auto` takes on CUDA
     # Statistics of a single image's pooled map: synchronised ones have those of other processes.
@@ -170,8 +170,8 @@ def _as_accelerator(model: nn.Module, cuda: bool) -> Iterator[None]:
         finally:
             for module in attentions:
                 module.backend = 'auto'
-            if pending:
-                model.backbone._weights_pending = True
+            for encoder in pending:
+                encoder._weights_pending = True
 
 
 def _batch(batch: int, crop: tuple[int, int]) -> tuple[Tensor, list[SegDataSample]]:

@@ -63,7 +63,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
         wrapper = next((k for k in ('state_dict', 'module') if k in checkpoint), None)
         state = dict(checkpoint[wrapper] if wrapper else checkpoint)
         meta = checkpoint.get('meta', {}) if wrapper else {}
-    rename_in_place(state)
+    rename_in_place(state, model)
     own = model.state_dict()
     _compare(path, own, state, [])
     model.load_state_dict(state)
@@ -102,7 +102,7 @@ def _check_encoder(
     model.backbone.init_weights()  # does nothing where its weights are there
     own = model.state_dict()
     if fingerprint((k, own[k]) for k in sorted(left_out)) != identity['sha256']:
-        cfg = model.backbone.init_cfg
+        cfg = getattr(model.backbone, 'encoder', model.backbone).init_cfg
         source = cfg.get('checkpoint') if isinstance(cfg, dict) else None
         raise ValueError(
             f'{folder.path} was trained on the frozen encoder of {identity["source"]} (sha256 '

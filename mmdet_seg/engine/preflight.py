@@ -6,11 +6,17 @@ from mmengine.config import Config
 
 from mmdet_seg.backbones.checkpoint import open_checkpoint
 from mmdet_seg.backbones.variants import get_arch
+from mmdet_seg.engine.encoder_config import encoder_config
 
 _WHERE = {
     'ADE20KDataset': (
         'unpack ADEChallengeData2016.zip (data.csail.mit.edu/places/ADEchallenge) so that '
         '{root}/images/training exists'
+    ),
+    'CocoInstances': (
+        'unpack train2017.zip, val2017.zip and annotations_trainval2017.zip '
+        '(cocodataset.org/#download) so that {root}/train2017, {root}/val2017 and '
+        '{root}/annotations exist'
     ),
 }
 
@@ -24,8 +30,11 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
     for split in splits:
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
         root = Path(dataset.get('data_root') or '')
-        for folder in (dataset.get('data_prefix') or {}).values():
-            if isinstance(folder, str) and not (root / folder).is_dir():
+        needed = list((dataset.get('data_prefix') or {}).values())
+        if str(dataset.get('ann_file') or '').endswith('.json'):
+            needed.append(dataset.ann_file)
+        for folder in needed:
+            if isinstance(folder, str) and not (root / folder).exists():
                 kind = dataset.type if isinstance(dataset.type, str) else dataset.type.__name__
                 known = _WHERE.get(kind.rsplit('.', 1)[-1], 'put the data there')
                 raise FileNotFoundError(
@@ -42,7 +51,7 @@ def check_weights(cfg: Config) -> None:
         FileNotFoundError: Nothing there.
         ValueError: Broken, or not the encoder that the config builds.
     """
-    backbone = cfg.model.get('backbone') or {}
+    backbone = encoder_config(cfg.model)
     source = (backbone.get('init_cfg') or {}).get('checkpoint')
     if not source or 'arch' not in backbone:
         return

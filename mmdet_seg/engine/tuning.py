@@ -3,6 +3,7 @@
 from mmengine.config import Config
 
 from mmdet_seg.backbones.variants import get_arch
+from mmdet_seg.engine.encoder_config import encoder_config
 
 _RANK = 16
 _WAYS = 'head, partial[:BLOCKS], full and lora[:RANK]'
@@ -28,7 +29,7 @@ def apply_tune(cfg: Config, tune: str) -> None:
         colon and (way in ('head', 'full') or number < 1)
     ):
         raise ValueError(f'--tune {tune}: there are {_WAYS}, with numbers from 1.')
-    backbone = cfg.model.get('backbone') or {}
+    backbone = encoder_config(cfg.model)
     if 'arch' not in backbone:
         raise ValueError(
             f'--tune {tune}: the config has no InternViT in model.backbone to tune; leave --tune '
@@ -47,7 +48,8 @@ def apply_tune(cfg: Config, tune: str) -> None:
         paramwise = cfg.get('optim_wrapper', {}).get('paramwise_cfg') or {}
         if 'layer_decay_rate' in paramwise:
             paramwise.layer_decay_rate = 1.0
-    if way == 'head':
+    injected = 'encoder' in cfg.model.backbone and cfg.model.backbone.get('injection', True)
+    if way == 'head' and not injected:
         backbone.grad_checkpointing = False
     elif arch.hub_id:  # a recipe of a frozen encoder has it off
         backbone.grad_checkpointing = True

@@ -6,10 +6,12 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from torch import Tensor
 
+from mmdet_seg.engine.encoder_config import encoder_config
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.registry import MODELS
 from mmdet_seg.segmentors import EncoderDecoder
 from tests.golden_data import Case
+from tests.test_necks.adapter_cases import arguments_of
 
 
 def build(case_config: dict, recipe: str, **options) -> EncoderDecoder:
@@ -18,7 +20,9 @@ def build(case_config: dict, recipe: str, **options) -> EncoderDecoder:
     cfg = load_recipe(recipe)
     init_default_scope('mmseg')
     model = cfg.model
-    model.backbone.arch = dict(
+    adapted = 'interaction_indexes' in theirs
+    encoder = encoder_config(model)
+    encoder.arch = dict(
         embed_dim=theirs['embed_dim'],
         depth=theirs['depth'],
         num_heads=theirs['num_heads'],
@@ -27,7 +31,11 @@ def build(case_config: dict, recipe: str, **options) -> EncoderDecoder:
         qk_norm=theirs['qk_normalization'],
         layer_scale_init=theirs['init_values'],
     )
-    model.backbone.out_indices = theirs['out_indices']
+    if adapted:
+        encoder.img_size = None
+        model.backbone.update(arguments_of(theirs, original=False))
+    else:
+        encoder.out_indices = theirs['out_indices']
     model.data_preprocessor = None
     for key in ('decode_head', 'auxiliary_head'):
         if head := case_config.get(key):

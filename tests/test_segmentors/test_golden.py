@@ -11,7 +11,11 @@ from mmdet_seg.engine.checkpoint import load_weights
 from tests.golden_data import assert_close, load_case
 from tests.test_segmentors.golden_models import build, load, samples, softmax
 
-CASES = {'M_seg_linear': 'linear_internvit', 'M_seg_upernet': 'upernet_internvit'}
+CASES = {
+    'M_seg_linear': 'linear_internvit',
+    'M_seg_upernet': 'upernet_internvit',
+    'M_seg_adapter_upernet': 'upernet_adapter_internvit',
+}
 
 
 @pytest.fixture(params=CASES, scope='module')

@@ -1,7 +1,7 @@
 """ViT-Adapter around InternViT with patches of 16 pixels, UperNet and an auxiliary FCN head.
 
-As InternVL-MMDetSeg has it: channel norms, the last block's map added to all four outputs, 4 points,
-25 heads with a quarter of the channels for 6B; others have their encoder's heads.
+As InternVL-MMDetSeg has it: channel norms, the last block's map added to all four outputs, 4
+points, 25 heads with a quarter of the channels for 6B; others have their encoder's heads.
 """
 
 from mmengine.config import read_base
