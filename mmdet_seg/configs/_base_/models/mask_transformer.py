@@ -1,8 +1,9 @@
 """InternViT whose last blocks take queries, and their masks and classes (EoMT).
 
-Published values (spec of tue-mps/eomt): four blocks, 100 queries, mask 5, dice 5, class 2, no object
-0.1, 12544 points; AdamW 1e-4 falling by 0.8 a block below the last four, decay 0.05, clipping 0.01,
-heads warm up over 500 iterations and the encoder over the next 1000, polynomial 0.9.
+Published values (spec of tue-mps/eomt): four blocks, 100 queries, loss weights 5 for masks, 5 for
+dice, 2 for classes and 0.1 for no object (the head's defaults), 12544 points; AdamW 1e-4 falling by
+0.8 a block below the last four, decay 0.05, clipping 0.01, heads warm up over 500 iterations and
+the encoder over the next 1000, polynomial 0.9.
 """
 
 from mmengine.config import read_base
