@@ -15,7 +15,7 @@ from torch import Tensor
 from mmdet_seg.backbones.checkpoint_contents import Checkpoint
 from mmdet_seg.backbones.layouts import block_index, unwrapped, wrapped
 from mmdet_seg.backbones.resampling import resample, resampled_tensors
-from mmdet_seg.backbones.run_folder import BACKBONE, RunFiles
+from mmdet_seg.backbones.run_folder import RunFiles
 from mmdet_seg.backbones.variants import get_arch
 
 
@@ -53,12 +53,15 @@ class _LeftOut:
         self.path, self._source = path, source
         self.metadata: dict[str, str] = {}
         self.wrapper: tuple[str, ...] = ()
-        stored = [k.removeprefix(BACKBONE) for k in files.owner if k.startswith(BACKBONE)]
+        prefix = files.prefix
+        stored = [k.removeprefix(prefix) for k in files.owner if k.startswith(prefix)]
         present = {unwrapped(k) for k in stored}
         adapted = {k.split('.lora_A.')[0] for k in stored if '.lora_A.' in k}
         self._arch = get_arch(source.shape_arch, **files.sizes())
         self._resampled = resampled_tensors(source.names, self._arch)
         names = [n for n in source.names if n not in present]
+        if not self._arch.num_prefix_tokens:
+            names = [n for n in names if n != 'cls_token']
         blocks = {b for n in source.names if (b := block_index(n)) is not None}
         # An encoder may have been built with fewer blocks than its source has.
         while len(names) > files.identity['tensors'] and blocks:
@@ -66,7 +69,7 @@ class _LeftOut:
             blocks.remove(last)
             names = [n for n in names if block_index(n) != last]
         self._names = {
-            BACKBONE + (wrapped(n) if n.rpartition('.')[0] in adapted else n): n for n in names
+            prefix + (wrapped(n) if n.rpartition('.')[0] in adapted else n): n for n in names
         }
         self.keys = {key: i for i, key in enumerate(self._names)}
 

@@ -17,6 +17,7 @@ from mmdet_seg.backbones.checkpoint_files import SUFFIXES, WeightFiles
 MANIFEST = 'manifest.json'
 FORMAT = 'mmdet_seg checkpoint'
 BACKBONE = 'backbone.'  # what stands before the encoder's names in a whole model
+_ADAPTED = 'backbone.encoder.'  # where a ViT-Adapter is the backbone; it has a `level_embed`
 _WEIGHTS = tuple(re.compile(rf'{s}(-\d{{5}}-of-\d{{5}})?\.safetensors') for s in ('model', 'ema'))
 
 
@@ -88,9 +89,14 @@ class RunFiles(WeightFiles):
         return source
 
     @property
+    def prefix(self) -> str:
+        """What stands before the encoder's names, with the dot."""
+        return _ADAPTED if f'{BACKBONE}level_embed' in self.owner else BACKBONE
+
+    @property
     def has_encoder(self) -> bool:
         """Whether there is any part of the encoder in it: adapters, or blocks that trained."""
-        return any(key.startswith(f'{BACKBONE}blocks.') for key in self.owner)
+        return any(key.startswith(f'{self.prefix}blocks.') for key in self.owner)
 
     def add(self, file: Any) -> None:
         """Let another file, or what behaves as a :class:`TensorFile`, give the keys it has."""
@@ -100,7 +106,8 @@ class RunFiles(WeightFiles):
     def sizes(self) -> dict[str, int]:
         """``img_size`` and ``patch_size`` that the run's config gives its encoder, where it does.
 
-        The config is read, not run.
+        And ``num_prefix_tokens`` where an adapter has taken the class token out. The config is
+        read, not run.
         """
         name = self.manifest.get('config')
         try:
@@ -108,9 +115,13 @@ class RunFiles(WeightFiles):
         except (OSError, ValueError, SyntaxError):
             return {}
         model = next((_assigned(n) for n in tree.body if _assigned(n) is not None), None)
-        backbone = _entries(model).get('backbone')
-        found = {k: v.value for k, v in _entries(backbone).items() if isinstance(v, ast.Constant)}
-        return {k: found[k] for k in ('img_size', 'patch_size') if isinstance(found.get(k), int)}
+        backbone = _entries(_entries(model).get('backbone'))
+        adapted = 'encoder' in backbone
+        entries = _entries(backbone['encoder']) if adapted else backbone
+        found = {k: v.value for k, v in entries.items() if isinstance(v, ast.Constant)}
+        sizes = {k: found[k] for k in ('img_size', 'patch_size') if isinstance(found.get(k), int)}
+        kept = getattr(backbone.get('class_token'), 'value', False)
+        return sizes | ({'num_prefix_tokens': 0} if adapted and not kept else {})
 
     def _check_size(self, file: Path, expected: dict[str, Any]) -> None:
         size = file.stat().st_size if file.is_file() else None

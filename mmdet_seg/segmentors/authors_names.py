@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from mmdet_seg.necks import ViTAdapter
 from mmdet_seg.necks.adapter_checkpoint import rename_in_place as rename_adapter
+from mmdet_seg.necks.vit_adapter import ViTAdapter
 
 _PYRAMID = re.compile(r'^backbone\.(up[1-4]\..+)$')
 
