@@ -1,14 +1,23 @@
-"""Multi-scale deformable attention in plain PyTorch.
+"""The one door to multi-scale deformable attention.
 
 Shape letters: B batch, N positions of all levels, M heads, D channels of a head, L levels,
 Q queries, P sampling points of a head on a level.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mmdet_seg.ops import ms_deform_attn_mmcv, ms_deform_attn_op
+from mmdet_seg.ops.ms_deform_attn_plain import plain
+
+BACKENDS = ('auto', 'torch', 'triton', 'mmcv')
+# What 'auto' means: reaches callers that have no argument for it, such as mmcv's module.
+VARIABLE = 'MMDET_SEG_DEFORM_ATTN'
+_NO_PAIRS = 'spatial_shapes={} is not a list of (height, width); give one pair per level.'
+_AUTO = os.environ.get(VARIABLE, 'auto')
 
 
 def ms_deform_attn(
@@ -16,12 +25,15 @@ def ms_deform_attn(
     spatial_shapes: Tensor | Sequence[tuple[int, int]],
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    *,
+    backend: str = 'auto',
 ) -> Tensor:
     """Weighted sum of bilinear samples of several maps, at places given per query.
 
-    Works in any floating dtype, forward and backward. Half and bfloat16 inputs are sampled in
-    float32 (a bfloat16 coordinate is off by a pixel from 256 pixels on) and the result is returned
-    in the dtype of ``value``.
+    Works in any floating dtype, forward and backward. Half and bfloat16 inputs are sampled and
+    added up in float32 (a bfloat16 coordinate is off by a pixel from 256 pixels on) and the result
+    is returned in the dtype of ``value``. ``torch.compile`` sees one operator; ``torch.export`` and
+    ONNX get plain ones, and so does a gradient of a gradient.
 
     Args:
         value: (B, N, M, D), the maps one after the other, each row-major.
@@ -30,72 +42,70 @@ def ms_deform_attn(
         sampling_locations: (B, Q, M, L, P, 2), x then y, 0 and 1 at the outer edges of the map.
             Outside a map there are zeros.
         attention_weights: (B, Q, M, L, P).
+        backend: ``'torch'`` (any device; every run gives the same bits), ``'triton'`` (CUDA), or
+            ``'mmcv'`` (a compiled mmcv). ``'auto'`` is what the environment variable
+            ``MMDET_SEG_DEFORM_ATTN`` names, else Triton on CUDA where it is installed and PyTorch
+            is not told to be deterministic, else PyTorch.
 
     Returns:
         (B, Q, M * D).
 
     Raises:
-        ValueError: A shape does not fit the others.
+        ValueError: A shape does not fit the others, or ``backend`` cannot run here.
 
     Source:
         Deformable DETR, https://arxiv.org/abs/2010.04159; conventions of mmcv's
         ``multi_scale_deformable_attn_pytorch``.
     """
-    shapes = _level_shapes(spatial_shapes)
+    shapes = spatial_shapes if isinstance(spatial_shapes, Tensor) else _pairs(spatial_shapes)
     _check_shapes(value, shapes, sampling_locations, attention_weights)
-    batch, _, heads, dim = value.shape
-    queries = sampling_locations.shape[1]
-
-    dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
-    dtype = torch.promote_types(torch.promote_types(dtype, attention_weights.dtype), torch.float32)
-    # (B, N, M, D) -> (B*M, D, N): one image per head for grid_sample
-    maps = value.to(dtype).permute(0, 2, 3, 1).reshape(batch * heads, dim, -1)
-    grid = (2 * sampling_locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)
-    weights = attention_weights.to(dtype).transpose(1, 2).flatten(0, 1)  # (B*M, Q, L, P)
-
-    out = maps.new_zeros(batch * heads, dim, queries)
-    levels = maps.split([h * w for h, w in shapes], dim=2)
-    for level, (height, width) in enumerate(shapes):
-        samples = F.grid_sample(
-            levels[level].unflatten(2, (height, width)),
-            grid[:, :, level],
-            mode='bilinear',
-            padding_mode='zeros',
-            align_corners=False,
-        )  # (B*M, D, Q, P)
-        out = out + (samples * weights[:, None, :, level]).sum(-1)
-    return out.view(batch, heads * dim, queries).transpose(1, 2).contiguous().to(value.dtype)
+    if backend not in BACKENDS:
+        raise ValueError(f'backend={backend!r} is not one of {", ".join(BACKENDS)}.')
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return plain(value, shapes, sampling_locations, attention_weights)
+    if backend == 'auto':
+        backend = _auto()
+    if backend == 'mmcv':
+        return ms_deform_attn_mmcv.attend(value, shapes, sampling_locations, attention_weights)
+    shapes = shapes.cpu() if isinstance(shapes, Tensor) else torch.tensor(shapes)
+    return ms_deform_attn_op.attend(value, shapes, sampling_locations, attention_weights, backend)
 
 
-def _level_shapes(spatial_shapes: Tensor | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """``spatial_shapes`` as Python integers."""
-    rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+def _auto() -> str:
+    if _AUTO not in BACKENDS:
+        raise ValueError(f'{VARIABLE}={_AUTO} is not one of {", ".join(BACKENDS)}.')
+    return _AUTO
+
+
+def _pairs(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     try:
-        return [(int(height), int(width)) for height, width in rows]
+        return [(height, width) for height, width in shapes]
     except (TypeError, ValueError):
-        raise ValueError(
-            f'spatial_shapes={rows} is not a list of (height, width); give one pair per level.'
-        ) from None
+        raise ValueError(_NO_PAIRS.format(shapes)) from None
 
 
 def _check_shapes(
-    value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+    value: Tensor,
+    shapes: Tensor | list[tuple[int, int]],
+    locations: Tensor,
+    weights: Tensor,
 ) -> None:
     """Raise ValueError where the four arguments do not belong together."""
-    if value.ndim != 4:
-        raise ValueError(f'value has shape {tuple(value.shape)}; it must be (B, N, heads, dim).')
+    if isinstance(shapes, Tensor) and (shapes.ndim != 2 or shapes.shape[1] != 2):
+        raise ValueError(_NO_PAIRS.format(shapes.tolist()))
+    if value.ndim != 4 or not value.is_floating_point():
+        raise ValueError(
+            f'value has shape {tuple(value.shape)} and {value.dtype}; '
+            'it must be floating (B, N, heads, dim).'
+        )
     if locations.ndim != 6 or locations.shape[-1] != 2:
         raise ValueError(
             f'sampling_locations has shape {tuple(locations.shape)}; '
             'it must be (B, Q, heads, levels, points, 2).'
         )
     batch, positions, heads, _ = value.shape
-    covered = sum(height * width for height, width in shapes)
-    if covered != positions:
-        raise ValueError(
-            f'spatial_shapes={shapes} cover {covered} positions but value has {positions}; '
-            'concatenate exactly these maps.'
-        )
+    if not isinstance(shapes, Tensor):
+        ms_deform_attn_op.check_cover(shapes, positions)
     expected = (batch, heads, len(shapes))
     found = (locations.shape[0], locations.shape[2], locations.shape[3])
     if found != expected:
