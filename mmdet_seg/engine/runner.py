@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast, is_main_process
@@ -142,7 +143,9 @@ class Runner(_Runner):
         bare = self.model
         if options := self.cfg.get('compile_blocks'):
             for block in bare.backbone.blocks:
-                block.compile(**(options if isinstance(options, dict) else {}))
+                # Not the block itself: what a strategy does before and after it stays outside.
+                settings = options if isinstance(options, dict) else {}
+                block.forward = torch.compile(block.forward, **settings)
         self.model, self.optim_wrapper = self.strategy.prepare(self.model, self._build_optim)
         self.encoder_identity = encoder_identity(bare)
         self.guard.protect(self.optim_wrapper)

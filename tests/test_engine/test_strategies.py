@@ -103,6 +103,21 @@ def test_parts_train_alike(tune, root):
         assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02), strategy
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'options', 'rel'),
+    [
+        ('compiled', {'compile_blocks': {'backend': 'aot_eager'}}, 5e-6),
+        ('half', {'optim_wrapper.type': 'AutocastOptimWrapper'}, 1e-2),  # bfloat16
+    ],
+)
+def test_compiled_blocks_and_bfloat16_mean_the_same(name, options, rel, root):
+    alone = run(root, f'{name}_alone', 'single', 1, options=dict(options))
+    for strategy in ('ddp', 'zero2', 'zero3', 'fsdp'):
+        found = run(root, f'{name}_{strategy}', strategy, 2, options=dict(options))
+        assert found['losses'] == pytest.approx(alone['losses'], rel=rel), strategy
+
+
 def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
     found = run(root, 'again', 'single', 1, root / 'alone' / f'iter_{HALF}')
     assert found['losses'] == alone['losses'][HALF:]

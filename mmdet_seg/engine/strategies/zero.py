@@ -91,6 +91,9 @@ class Zero(Strategy):
                 zero['offload_param'] = place
         config = {**self.settings, 'zero_optimization': zero}
         if self.stage == 3:
+            # A block is gathered as a whole: fewer hooks, and none inside of what is compiled.
+            for kind in {type(block) for block in getattr(model.backbone, 'blocks', ())}:
+                deepspeed.utils.set_z3_leaf_modules(model, [kind])
             # Left to itself, `initialize` would first move the whole model to the accelerator.
             remote = 'cpu' if self.offload else None
             pinned = place['pin_memory'] and self.offload
