@@ -130,6 +130,7 @@ class Planner:
             'frozen weights': facts.frozen,
             'optimizer states': held.states,
             'master weights': held.copies,
+            'moving average': held.average,
         }
         return {
             'start': {'weights': held.start, 'frozen weights': facts.frozen},

@@ -32,6 +32,7 @@ class ModelFacts:
         update: What an update sets aside, in bytes per byte of what it updates at a time.
         per_group: Whether it updates a group at a time; else a weight.
         accumulate: Steps per update.
+        averaged: Whether a moving average is kept.
     """
 
     trained: int
@@ -46,6 +47,7 @@ class ModelFacts:
     update: float
     per_group: bool
     accumulate: int = 1
+    averaged: bool = False
 
     @property
     def width(self) -> float:
@@ -81,6 +83,7 @@ def model_facts(cfg: Config, model: nn.Module, cuda: bool = True) -> ModelFacts:
         update=update,
         per_group=per_group,
         accumulate=cfg.optim_wrapper.get('accumulative_counts', 1),
+        averaged=bool(cfg.get('ema')),
     )
 
 

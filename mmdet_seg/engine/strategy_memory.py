@@ -6,7 +6,7 @@ Read from DeepSpeed 0.19.8 (``stage_1_and_2.py``, ``stage3.py``), PyTorch 2.14's
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Share:
         left: Gradients that are left when the update begins.
         update: Set aside by the update.
         start: Weights as they are placed: what is kept of them, and what sharding takes.
+        average: The moving average of the weights.
         host: Name -> bytes in the host's memory.
         wire: Bytes that a process sends per update.
         bus: Bytes between host and accelerator per update.
@@ -63,6 +64,7 @@ class Share:
     left: float = 0
     update: float = 0
     start: float = 0
+    average: float = 0
     host: dict[str, float] = field(default_factory=dict)
     wire: float = 0
     bus: float = 0
@@ -86,7 +88,13 @@ def share(name: str, facts: ModelFacts, num: int, cuda: bool = True) -> Share:
         'zero3': _zero3_offload if offload else _zero3,
         'fsdp': _fsdp,
     }
-    return make[kind](facts, num, cuda)
+    held = make[kind](facts, num, cuda)
+    if not facts.averaged:
+        return held
+    average = 4 * facts.elements / (num if kind in ('zero3', 'fsdp') else 1)  # float32
+    if offload:
+        return replace(held, host={**held.host, 'moving average': average})
+    return replace(held, average=average)
 
 
 def _single(f: ModelFacts, num: int, cuda: bool) -> Share:

@@ -106,6 +106,16 @@ def test_states_come_from_the_optimizer(optimizer, states):
     assert Planner(cfg).facts.states == states
 
 
+def test_a_moving_average_is_counted():
+    without, with_it = planner(arch='tiny'), planner(arch='tiny', options={'ema.decay': 0.9})
+    size = 4 * with_it.facts.elements
+    for name, more in (('ddp', size), ('zero2', size), ('zero3', size / 4), ('fsdp', size / 4)):
+        grown = with_it.at(name, 4, 2).total - without.at(name, 4, 2).total
+        assert grown == pytest.approx(more, abs=2)
+    hosted = with_it.at('zero3_offload', 4, 2).host
+    assert hosted['moving average'] == pytest.approx(size / 4, abs=1)
+
+
 def test_what_is_sent_is_what_the_collectives_send():
     """Ring algorithms: all-reduce 2 (N - 1) / N, reduce-scatter and all-gather half of it."""
     facts = planner(arch='tiny').facts
