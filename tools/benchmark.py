@@ -52,6 +52,16 @@ def parse_args() -> argparse.Namespace:
     frozen.add_argument('--batch', type=int, default=2, metavar='N')
     frozen.add_argument('--steps', type=int, default=4, metavar='N')
     frozen.add_argument('--rounds', type=int, default=2, metavar='N')
+    deform = jobs.add_parser(
+        'deform', help="deformable attention, forward and backward, beside mmcv's fallback"
+    )
+    deform.add_argument('--rounds', type=int, default=5, metavar='N')
+    heads = jobs.add_parser('heads', help='images per second of every head on the same encoder')
+    heads.add_argument('--configs', nargs='+', metavar='NAME', help='the first is the peer')
+    heads.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
+    heads.add_argument('--data', default='ade20k', metavar='NAME', help='for its classes')
+    heads.add_argument('--size', type=int, default=448, metavar='PIXELS')
+    heads.add_argument('--rounds', type=int, default=3, metavar='N')
     train = jobs.add_parser('train', help="a training step per strategy beside mmengine's Runner")
     train.add_argument('--config', default='upernet_internvit', metavar='NAME')
     train.add_argument('--arch', default='small', metavar='NAME')
@@ -125,6 +135,19 @@ def main() -> int:
             args.arch, args.crop, args.batch, args.steps, args.rounds, command_line.note
         )
         print(f'{command_line.machine()}\n\n{frozen_benchmark.table(rows)}')
+    elif args.job == 'deform':
+        from mmdet_seg.engine import deform_benchmark
+
+        rows = deform_benchmark.run(rounds=args.rounds, progress=command_line.note)
+        print(f'{command_line.machine()}\n\n{deform_benchmark.table(rows)}')
+    elif args.job == 'heads':
+        from mmdet_seg.engine import mask_benchmark
+
+        rows = mask_benchmark.run(
+            args.configs or mask_benchmark.CONFIGS, args.arch, args.data, args.size, args.rounds,
+            command_line.note,
+        )  # fmt: skip
+        print(f'{command_line.machine()}\n\n{mask_benchmark.table(rows)}')
     elif args.job == 'train':
         from mmdet_seg.engine import train_benchmark
 
