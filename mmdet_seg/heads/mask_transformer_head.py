@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.registry import TASK_UTILS
 from mmseg.models.decode_heads import Mask2FormerHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdet_seg.backbones.split_vit import OpenTokens
 from mmdet_seg.heads.mask_transformer import MaskTransformer, Prediction
@@ -120,6 +120,11 @@ class MaskTransformerHead(Mask2FormerHead):
             )
         )
 
+    @property
+    def cls_embed(self) -> nn.Linear:
+        """The classifier, under mmdet's name."""
+        return self.transformer.cls_embed
+
     def init_weights(self) -> None:
         """As mmengine's; mmdet's would go for parts that are not here."""
         BaseModule.init_weights(self)
@@ -166,7 +171,7 @@ class MaskTransformerHead(Mask2FormerHead):
         scores, masks = (found[-1].float() for found in self(x))
         doubled = 2 ** len(self.transformer.upscale)
         size = [side * self.in_stride // doubled for side in masks.shape[2:]]
-        masks = torch.nn.functional.interpolate(
+        masks = nn.functional.interpolate(
             masks, size, mode='bilinear', align_corners=self.align_corners
         )
         return scores, masks

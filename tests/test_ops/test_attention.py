@@ -40,6 +40,26 @@ def test_against_float64(backend, shape, masked, grad, dtype, tolerance):
     assert (out.double() - expected).abs().max() / expected.abs().max() < tolerance
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('grad', [False, True])
+@pytest.mark.parametrize('backend', ['auto', 'sdpa', 'eager'])
+def test_few_queries_with_a_mask_of_their_own(backend, grad, dtype):
+    torch.manual_seed(0)
+    B, H, M, N, d = 2, 3, 400, 1100, 8
+    q = torch.randn(B, H, M, d, dtype=dtype)
+    k, v = torch.randn(2, B, H, N, d, dtype=dtype)
+    mask = torch.rand(B, M, N) > 0.7
+    mask[..., 0] = True
+    with torch.set_grad_enabled(grad):
+        out = attention(q.requires_grad_(grad), k, v, backend=backend, mask=mask)
+    scores = q.detach().double() @ k.double().transpose(-1, -2) / d**0.5
+    scores = scores.masked_fill(~mask[:, None], float('-inf'))
+    expected = (scores.softmax(-1) @ v.double()).transpose(1, 2)
+    assert out.shape == (B, M, H, d)
+    error = (out.double() - expected).abs().max() / expected.abs().max()
+    assert error < (2e-6 if dtype == torch.float32 else 2e-2)
+
+
 def test_gradients_agree():
     torch.manual_seed(0)
     grads = []
