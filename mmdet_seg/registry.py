@@ -18,6 +18,7 @@ _MODEL_LOCATIONS = [
     'mmdet_seg.necks',
     'mmdet_seg.heads',
     'mmdet_seg.segmentors',
+    'mmdet_seg.detectors',
 ]
 _ENGINE = ['mmdet_seg.engine']
 
@@ -38,7 +39,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 
 # Where the bare names live. Importing torch's and mmengine's model code takes seconds, so until it
 # is needed a function stands in for the class.
-_BARE_NAMES = {'InternViT': 'mmdet_seg.backbones', 'FeaturePyramid': 'mmdet_seg.necks'}
+_BARE_NAMES = {
+    'InternViT': 'mmdet_seg.backbones',
+    'FeaturePyramid': 'mmdet_seg.necks',
+    'SimplePyramid': 'mmdet_seg.necks',
+    'ViTAdapter': 'mmdet_seg.necks',
+}
 
 T = TypeVar('T', bound=type)
 

@@ -1,4 +1,4 @@
-"""Segment images: python tools/infer.py CONFIG CHECKPOINT IMAGES... --out DIR"""
+"""Segment images, or find objects: python tools/infer.py CONFIG CHECKPOINT IMAGES... --out DIR"""
 
 import argparse
 
@@ -9,12 +9,20 @@ from mmdet_seg import command_line
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Segment images of any size and mode; writes label PNGs, colours and overlays.'
+        description='Run a model over images of any size and mode. Writes overlays and label PNGs, '
+        "or, of objects and panoptic segments, JSON in COCO's layout."
     )
     parser.add_argument('config', metavar='CONFIG', help='path or name; a run keeps its own copy')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file of weights')
     parser.add_argument('images', metavar='IMAGES', nargs='+', help='files, folders or globs')
     parser.add_argument('--out', metavar='DIR', required=True, help='folder to write to')
+    parser.add_argument(
+        '--min-score',
+        type=float,
+        default=0.3,
+        metavar='S',
+        help='objects with a lower score are left out (default: 0.3)',
+    )
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
@@ -33,6 +41,7 @@ def main() -> int:
         args.out,
         options=args.cfg_options,
         device=args.device,
+        least_score=args.min_score,
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a segmentor: python tools/test.py CONFIG CHECKPOINT"""
+"""Evaluate a segmentor or detector: python tools/test.py CONFIG CHECKPOINT"""
 
 import argparse
 
@@ -9,7 +9,8 @@ from mmdet_seg import command_line
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Evaluate a checkpoint on the test split of a config and print IoU per class.'
+        description='Evaluate a checkpoint on the test split of a config and print '
+        'IoU or AP per class.'
     )
     parser.add_argument('config', metavar='CONFIG', help='path or name; a run keeps its own copy')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file of weights')
@@ -18,8 +19,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--protocol', default='ours', choices=('ours', 'authors'), help='as in train.py'
     )
+    parser.add_argument('--tta', action='store_true', help='several scales, each also mirrored')
     parser.add_argument(
-        '--tta', action='store_true', help='average six scales (0.5 to 1.75), each also mirrored'
+        '--out',
+        metavar='DIR',
+        help="results there: in COCO's format of detectors (default: the work dir), label PNGs of "
+        'segmentors (default: none)',
     )
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG_test/TIME')
     parser.add_argument(
@@ -41,6 +46,7 @@ def main() -> int:
         options=args.cfg_options,
         protocol=args.protocol,
         tta=args.tta,
+        out=args.out,
     )
 
 

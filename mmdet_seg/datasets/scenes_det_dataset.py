@@ -2,21 +2,13 @@
 
 from pathlib import Path
 
+from mmdet_seg.datasets.coco_instances import CocoInstances
 from mmdet_seg.datasets.scene_classes import CLASSES, PALETTE, THING_CLASSES
 from mmdet_seg.datasets.scenes_dataset import find_scenes
 from mmdet_seg.datasets.scenes_files import SPLITS
 
-try:
-    from mmdet.datasets import CocoDataset
-except ModuleNotFoundError as error:
-    if error.name != 'mmdet':
-        raise
-    raise ImportError(
-        'SceneDetDataset needs mmdet, which is not installed: pip install mmdet_seg[det]'
-    ) from None
 
-
-class SceneDetDataset(CocoDataset):
+class SceneDetDataset(CocoInstances):
     """Built-in scenes in COCO's layout: boxes and masks of :data:`THING_CLASSES`.
 
     Args:

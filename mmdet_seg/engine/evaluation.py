@@ -1,7 +1,9 @@
 """Evaluate a checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
@@ -27,6 +29,7 @@ def evaluate(
     options: dict[str, Any] | None = None,
     protocol: str = 'ours',
     tta: bool = False,
+    out: str | None = None,
 ) -> int:
     """Run the test set through a model and print the per-class table and the mean.
 
@@ -40,7 +43,10 @@ def evaluate(
         work_dir: Where to log; None makes a new folder under ``work_dirs``.
         options: Dotted config keys to values.
         protocol: ``ours`` or ``authors``, see :func:`mmdet_seg.engine.recipe.load_recipe`.
-        tta: Average several scales and flips, see :mod:`mmdet_seg.engine.tta`.
+        tta: Several scales and flips, averaged (:mod:`mmdet_seg.engine.tta`) or, of detectors,
+            merged (:mod:`mmdet_seg.engine.detection_tta`).
+        out: Folder for the results: in COCO's format of detectors, which without ``out`` write to
+            the run's folder, as label PNGs of segmentors.
 
     Returns:
         Exit status 0.
@@ -50,12 +56,13 @@ def evaluate(
     cfg.load_from, cfg.resume = None, False
     check_data(cfg, ('test',))
     if tta:
-        add_tta(cfg)
+        _add_tta(cfg)
     with process_group():
         if num_processes() > 1:
             cfg.launcher = 'pytorch'
         folder = agreed(lambda: new_work_dir(f'{config_stem(cfg)}_test', work_dir))
         cfg.work_dir = str(folder)
+        kept = _keep_results(cfg, Path(out) if out else None)
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         agreed(lambda: DATASETS.build(cfg.test_dataloader.dataset) and None)  # may write files
         runner = build_runner(cfg)
@@ -69,5 +76,31 @@ def evaluate(
     hook = next((h for h in runner.hooks if isinstance(h, ReportHook)), None)
     shown = hook.metric if hook else next(iter(metrics))
     others = '  '.join(f'{k}: {v:.2f}' for k, v in metrics.items() if k != shown)
+    if kept:
+        print(f'Results: {kept}')
     print(f'{others}\n{shown}: {metrics[shown]:.2f}')
     return 0
+
+
+def _add_tta(cfg: Config) -> None:
+    if cfg.get('default_scope') != 'mmdet':
+        add_tta(cfg)
+        return
+    from mmdet_seg.engine.detection_tta import add_detection_tta  # needs mmdet, an extra
+
+    add_detection_tta(cfg)
+
+
+def _keep_results(cfg: Config, out: Path | None) -> str:
+    """Have the metrics write what they were given; says where and how."""
+    kept = ''
+    several = isinstance(cfg.test_evaluator, list | tuple)
+    for evaluator in cfg.test_evaluator if several else [cfg.test_evaluator]:
+        kind = str(getattr(evaluator.type, '__name__', evaluator.type)).rpartition('.')[2]
+        if kind in ('PerClassAP', 'CocoMetric', 'CocoPanopticMetric'):
+            evaluator.outfile_prefix = str((out or Path(cfg.work_dir)) / 'results')
+            kept = f'{evaluator.outfile_prefix}.*.json, in the format of COCO'
+        elif out and kind in ('PerClassIoU', 'IoUMetric'):
+            evaluator.output_dir = str(out)
+            kept = f'{out}, label PNGs'
+    return kept

@@ -1,8 +1,9 @@
-"""A trained segmentor on images outside any data set."""
+"""A trained segmentor or detector on images outside any data set."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -14,18 +15,20 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.images import find_images, output_names, read_image
-from mmdet_seg.engine.plots import overlay
+from mmdet_seg.engine.prediction_files import as_labels, files_for
+from mmdet_seg.engine.prediction_panels import SHOWN
 from mmdet_seg.engine.recipe import load_recipe
 
 
 class Segmenter:
     """Config and checkpoint as a function from an image to class numbers.
+
+    Of a model that predicts instances or panoptic segments, :meth:`predict` gives what it found.
 
     Args:
         cfg: A complete config.
@@ -49,8 +52,8 @@ class Segmenter:
         self.pipeline = Compose([s for s in steps if 'Load' not in _type_name(s)])
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB to (H, W) uint8 or uint16 class numbers from 0."""
+    def predict(self, image: np.ndarray) -> Any:
+        """(H, W, 3) uint8 RGB to the model's data sample, at the image's own size."""
         height, width = image.shape[:2]
         results = {
             'img': mmcv.rgb2bgr(image),  # what LoadImageFromFile gives
@@ -59,9 +62,11 @@ class Segmenter:
             'ori_shape': (height, width),
             'seg_fields': [],
         }
-        sample = self.model.test_step(pseudo_collate([self.pipeline(results)]))[0]
-        label = sample.pred_sem_seg.data[0].cpu().numpy()
-        return label.astype(np.uint8 if len(self.classes) < 256 else np.uint16)
+        return self.model.test_step(pseudo_collate([self.pipeline(results)]))[0]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB to (H, W) uint8 or uint16 class numbers from 0."""
+        return as_labels(self.predict(image), len(self.classes))
 
 
 def infer(
@@ -72,8 +77,9 @@ def infer(
     *,
     options: dict | None = None,
     device: str | None = None,
+    least_score: float = SHOWN,
 ) -> int:
-    """Segment images and write, for each, a label PNG, a colour PNG and an overlay.
+    """Run a model over images and write what it finds, see :mod:`.prediction_files`.
 
     Args:
         config: Path or name of a config.
@@ -82,6 +88,7 @@ def infer(
         out: Folder to write to.
         options: Dotted config keys to values.
         device: Where to run.
+        least_score: Instances with a lower score are neither drawn nor written.
 
     Returns:
         Exit status: 0, or 1 where some images could not be read.
@@ -89,10 +96,7 @@ def infer(
     MMLogger.get_instance('infer', log_level='ERROR')
     found = find_images(images)
     segmenter = Segmenter(load_recipe(config, options=options), checkpoint, device)
-    folders = {kind: Path(out) / kind for kind in ('labels', 'colors', 'overlays')}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    (Path(out) / 'classes.txt').write_text(''.join(f'{c}\n' for c in segmenter.classes))
+    files = None
     broken = 0
     for path, name in _progress(list(zip(found, output_names(found), strict=True))):
         try:
@@ -101,15 +105,15 @@ def infer(
             print(f'infer.py: {error}', file=sys.stderr)
             broken += 1
             continue
-        label = segmenter(image)
-        Image.fromarray(label).save(folders['labels'] / f'{name}.png')
-        Image.fromarray(segmenter.palette[label]).save(folders['colors'] / f'{name}.png')
-        blended = Image.fromarray(overlay(image, label, segmenter.palette))
-        blended.save(folders['overlays'] / f'{name}.png')
-    print(
-        f'{len(found) - broken} of {len(found)} images in {out}: labels/ (class numbers from 0, as '
-        'in classes.txt), colors/, overlays/.'
-    )
+        sample = segmenter.predict(image)
+        files = files or files_for(
+            sample, Path(out), segmenter.classes, segmenter.palette, least_score
+        )
+        files.add(name, path, image, sample)
+    if files:
+        files.close()
+    what = f': {files.says}' if files else ''
+    print(f'{len(found) - broken} of {len(found)} images in {out}{what}.')
     return 1 if broken else 0
 
 

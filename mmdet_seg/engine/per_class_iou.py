@@ -13,6 +13,8 @@ class PerClassIoU(IoUMetric):
         table: Class name to IoU in percent, None for a class that neither occurs nor is predicted.
     """
 
+    table_name = 'per_class_iou'  # in summary.json
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.table: dict[str, float | None] = {}

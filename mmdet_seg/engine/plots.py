@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
+from mmdet_seg.engine.prediction_panels import panels
+
 _INK = '#333333'
 
 
@@ -49,61 +51,39 @@ def draw_curves(out: Path, loss: Sequence[float], validations: list[dict], metri
 
 @torch.no_grad()
 def draw_predictions(out: Path, model: torch.nn.Module, dataset: Any, num_images: int) -> None:
-    """Rows of image, truth, prediction and differences, with a legend of the classes, as PNG."""
+    """Rows of image, truth, prediction and, of label maps, differences, with a legend, as PNG."""
     model.eval()
     module = getattr(model, 'module', model)
-    palette = np.array(dataset.metainfo['palette'], dtype=np.uint8)
+    meta = dataset.metainfo
     indices = np.unique(np.linspace(0, len(dataset) - 1, num_images).astype(int))
-    figure, canvas = _figure(11, 2.15 * len(indices) + 0.7)
-    axes = figure.subplots(len(indices), 4, squeeze=False)
-    present: set[int] = set()
-    for row, index in zip(axes, indices, strict=True):
+    rows, present = [], set()
+    for index in indices:
         sample = module.test_step(pseudo_collate([dataset[int(index)]]))[0]
-        label = sample.pred_sem_seg.data[0].cpu().numpy()
-        truth = sample.gt_sem_seg.data[0].cpu().numpy()
         image = np.asarray(Image.open(sample.img_path).convert('RGB'))
-        valid = truth != 255
-        present |= set(np.unique(truth[valid])) | set(np.unique(label))
-        wrong = np.where((valid & (truth != label))[..., None], (220, 30, 30), image // 3 + 120)
-        pictures = (
-            image,
-            overlay(image, truth, palette),
-            overlay(image, label, palette),
-            wrong.astype(np.uint8),
-        )
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture)
+        shown, classes = panels(sample, image, meta)
+        rows.append(shown)
+        present |= classes
+    width = max(len(row) for row in rows)
+    figure, canvas = _figure(2.75 * width, 2.15 * 4 / width * len(rows) + 0.7)
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    for number, (places, row) in enumerate(zip(axes, rows, strict=True)):
+        for axis, panel in zip(places, row, strict=False):
+            axis.imshow(panel.picture)
+            if panel.every_row:
+                axis.set_title(panel.title, fontsize=8, color=_INK)
+            elif number == 0:
+                axis.set_title(panel.title, fontsize=10, color=_INK)
+        for axis in places:
             axis.set_axis_off()
-        right = 100 * (truth == label)[valid].mean() if valid.any() else float('nan')
-        row[3].set_title(f'{right:.1f} % right', fontsize=8, color=_INK)
-    for axis, title in zip(axes[0], ('image', 'truth', 'prediction', ''), strict=True):
-        if title:
-            axis.set_title(title, fontsize=10, color=_INK)
-    classes = dataset.metainfo['classes']
     handles = [
-        matplotlib.patches.Patch(facecolor=palette[i] / 255, edgecolor=_INK, label=classes[i])
+        matplotlib.patches.Patch(
+            facecolor=np.array(meta['palette'][i]) / 255, edgecolor=_INK, label=meta['classes'][i]
+        )
         for i in sorted(present)
     ]
     figure.legend(handles=handles, loc='lower center', ncol=8, frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0.55 / figure.get_figheight(), 1, 1))
     canvas.print_png(str(out))
-
-
-def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Blend class colours over an image.
-
-    Args:
-        image: (H, W, 3) uint8.
-        label: (H, W) class numbers; those without a colour (255) leave the image as it is.
-        palette: (C, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    known = label < len(palette)
-    colours = palette[np.where(known, label, 0)]
-    mixed = (0.4 * image + 0.6 * colours).astype(np.uint8)
-    return np.where(known[..., None], mixed, image)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmdet_seg.backbones.variants import even_taps, get_arch
 from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
 from mmdet_seg.datasets.folder_index import read_index
+from mmdet_seg.engine.encoder_config import encoder_config
 from mmdet_seg.engine.tuning import apply_tune
 
 DATA_ROOT = CONFIG_ROOT / '_base_' / 'data'
@@ -61,8 +62,10 @@ def load_recipe(
     if protocol == 'authors':
         _apply_authors(cfg)
     if weights:
-        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=weights)
+        encoder_config(cfg.model)['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
     cfg.published_miou = _published_miou(cfg, arch, data)
+    if 'published_schedule' in cfg and 'warmup_iters' in cfg:  # the data come with a published one
+        cfg.merge_from_dict(cfg.published_schedule)
     if tune:
         apply_tune(cfg, tune)
         cfg.published_miou = None  # was published for the recipe as it is
@@ -80,8 +83,10 @@ def data_names() -> list[str]:
 
 def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
     names = data_names()
-    if name in names:
-        overlay = Config.fromfile(str(DATA_ROOT / f'{name}.py'))
+    # A recipe may bring its own form of some data, as detection does of the scenes.
+    own = (cfg.get('data_variants') or {}).get(name)
+    if own or name in names:
+        overlay = Config.fromfile(str(DATA_ROOT / f'{own or name}.py'))
     elif Path(name).is_dir():
         overlay = _folder_data(name, arch)
     else:
@@ -91,7 +96,14 @@ def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
             f'--data {name}: there are {", ".join(names)}, or a folder of your own that '
             f'tools/prepare.py check has prepared.{hint}'
         )
-    for key in ('slide_stride', 'crop_size', 'num_classes'):
+    scope = cfg.get('default_scope')
+    if overlay.get('default_scope') != scope:
+        fits = [n for n in names if _scope_of(n) == scope] + list(cfg.get('data_variants') or {})
+        raise ValueError(
+            f'--data {name} has no truth for what {config_stem(cfg)} predicts; it takes '
+            f'{", ".join(sorted(set(fits)))}.'
+        )
+    for key in ('slide_stride', 'crop_size', 'num_classes', 'object_scale'):
         cfg.pop(key, None)
     runtime = Config.fromfile(str(DATA_ROOT.parent / 'runtime.py'))
     # Types stay names: a run's copy of the config could not hold classes, nor imported ones.
@@ -100,6 +112,10 @@ def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
             cfg.merge_from_dict({key: value})
         elif key not in runtime:  # replaced, not merged: leftovers would be silent damage
             cfg[key] = value
+
+
+def _scope_of(name: str) -> str:
+    return Config.fromfile(str(DATA_ROOT / f'{name}.py')).default_scope
 
 
 def _folder_data(folder: str, arch: str | None) -> Config:
@@ -116,7 +132,7 @@ def _folder_data(folder: str, arch: str | None) -> Config:
 
 def _apply_arch(cfg: Config, name: str, protocol: str) -> None:
     arch = get_arch(name)
-    backbone = cfg.model.backbone
+    backbone = encoder_config(cfg.model)
     if 'arch' not in backbone:
         raise ValueError(
             f'--arch {name}: the config has no InternViT in model.backbone to replace; '
@@ -126,9 +142,13 @@ def _apply_arch(cfg: Config, name: str, protocol: str) -> None:
     depth = _AUTHORS_DEPTH.get(name, arch.depth) if protocol == 'authors' else arch.depth
     if depth != arch.depth:
         backbone.arch = {**arch.to_dict(), 'depth': depth}
+    if fields := cfg.get('arch_fields'):
+        backbone.arch = {**get_arch(backbone.arch).to_dict(), **fields, 'hub_id': arch.hub_id}
     backbone.out_indices = _taps(depth, backbone.get('out_indices', -1), cfg.get('probe_tap'))
     backbone.pop('drop_path_rate', None)
     backbone.pop('init_cfg', None)
+    if backbone.get('patch_size') and 'crop_size' not in cfg:
+        backbone.img_size = arch.grid_size * backbone.patch_size  # the table keeps its positions
     for head in _heads(cfg):
         if 'channels' in head and arch.embed_dim in _HEAD_CHANNELS:
             head.channels = _HEAD_CHANNELS[arch.embed_dim]
@@ -137,8 +157,38 @@ def _apply_arch(cfg: Config, name: str, protocol: str) -> None:
         for overlay in ('published', f'published_{name.split("-")[0]}'):
             if overlay in cfg:
                 cfg.merge_from_dict(cfg[overlay])
+        if 'published_crop' in cfg and 'slide_stride' in cfg:
+            _set_crop(cfg, **cfg.published_crop)
         if 'crop_size' in cfg:  # theirs holds its positions at the crop's grid
-            cfg.model.backbone.img_size = cfg.crop_size[0]
+            encoder_config(cfg.model)['img_size'] = cfg.crop_size[0]
+    backbone = encoder_config(cfg.model)
+    if backbone.get('window_size') and 'num_global_blocks' in cfg:
+        number = min(cfg.num_global_blocks, depth // 2)
+        backbone.global_blocks = list(even_taps(depth, number)) if number else []
+
+
+def _set_crop(cfg: Config, side: int, stride: int, divisor: int) -> None:
+    """Another crop than the data's own, images scaled accordingly.
+
+    Args:
+        cfg: The config.
+        side: Of the crop and of a test window, in pixels.
+        stride: Between windows.
+        divisor: Test images are resized to multiples of it.
+    """
+    before = cfg.crop_size[0]
+    cfg.crop_size, cfg.slide_stride = (side, side), (stride, stride)
+    scaled = {n * before: n * side for n in (1, 4)}  # of the short and of the long side
+    for split in ('train', 'val', 'test'):
+        for step in cfg[f'{split}_dataloader'].dataset.pipeline:
+            if 'crop_size' in step:
+                step.crop_size = (side, side)
+            if 'size_divisor' in step:
+                step.size_divisor = divisor
+            if isinstance(step.get('scale'), int):
+                step.scale = scaled.get(step.scale, step.scale)
+            elif 'scale' in step:
+                step.scale = tuple(scaled.get(n, n) for n in step.scale)
 
 
 def _taps(depth: int, current: int | list[int], probe_tap: int | None) -> list[int]:
@@ -175,10 +225,18 @@ def _set_lengths(cfg: Config) -> None:
 
 
 def _heads(cfg: Config) -> list:
-    """Configs of all heads."""
+    """Configs of all heads, of segmentors and detectors."""
     found = []
-    for key in ('decode_head', 'auxiliary_head'):
-        head = cfg.model.get(key)
+    for parent, key in (
+        (cfg.model, 'decode_head'),
+        (cfg.model, 'auxiliary_head'),
+        (cfg.model, 'bbox_head'),
+        (cfg.model, 'panoptic_head'),
+        (cfg.model, 'panoptic_fusion_head'),
+        (cfg.model.get('roi_head') or {}, 'bbox_head'),
+        (cfg.model.get('roi_head') or {}, 'mask_head'),
+    ):
+        head = parent.get(key)
         found += list(head) if isinstance(head, list | tuple) else [head] if head else []
     return found
 
@@ -200,8 +258,15 @@ def _complete(cfg: Config) -> None:
         if preprocessor.get('size', 0) is None:
             preprocessor.size = tuple(cfg.crop_size)
     for head in _heads(cfg):
-        if 'num_classes' in head and head.num_classes is None:
-            head.num_classes = cfg.num_classes
+        for key in ('num_classes', 'num_things_classes', 'num_stuff_classes'):
+            if key in head and head[key] is None:
+                head[key] = cfg[key]
+        loss = head.get('loss_cls') or {}
+        if 'class_weight' in loss and loss.class_weight is None:  # and of no object
+            loss.class_weight = [1.0] * cfg.num_classes + [0.1]
+    generator = (model.get('rpn_head') or {}).get('anchor_generator') or {}
+    if 'scales' in generator and generator.scales is None:
+        generator.scales = [cfg.object_scale]
     if 'slide_stride' in cfg:
         model.test_cfg = dict(
             mode='slide', crop_size=tuple(cfg.crop_size), stride=tuple(cfg.slide_stride)

@@ -4,7 +4,8 @@ import json
 import math
 import platform
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mmdet_seg.registry import HOOKS, MODELS
 from mmdet_seg.version import __version__
 
 SECONDS = 'seconds_spent'  # key of the message hub
-_PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmsegmentation', 'numpy')
+_PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmsegmentation', 'mmdet', 'numpy')
 
 
 @HOOKS.register_module()
@@ -50,13 +51,14 @@ class ReportHook(Hook):
         self.parameters = parameter_counts(runner)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        table = {}
+        tables: dict[str, dict] = {}
         for metric in runner.val_evaluator.metrics:
-            table.update(getattr(metric, 'table', {}))
+            if hasattr(metric, 'table'):
+                tables.setdefault(metric.table_name, {}).update(metric.table)
         entry = {
             'iteration': runner.iter,
             **{k: float(v) for k, v in (metrics or {}).items()},
-            'per_class_iou': table,
+            **(tables or {'per_class_iou': {}}),
         }
         hub = runner.message_hub
         hub.update_info(HISTORY, [*hub.get_info(HISTORY), entry])
@@ -117,7 +119,7 @@ class ReportHook(Hook):
             'wait_share': wait_share(hub.log_scalars),
             'parameters': self.parameters,
             'peak_memory_mib': peak_memory(),
-            'versions': {'mmdet_seg': __version__, **{p: version(p) for p in _PACKAGES}},
+            'versions': {'mmdet_seg': __version__, **versions()},
             'machine': {
                 'python': platform.python_version(),
                 'system': platform.platform(),
@@ -130,6 +132,15 @@ class ReportHook(Hook):
         aside = path.with_suffix('.part')
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + '\n')
         aside.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a result depends on, those that are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def parameter_counts(runner: Any) -> dict[str, int]:

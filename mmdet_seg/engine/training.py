@@ -151,7 +151,9 @@ def finish(runner: Runner, cfg: Config) -> int:
     if hook is None or not validations:
         return OK
     best = max(validations, key=lambda v: v.get(hook.metric, -1.0))
-    print_table(best['per_class_iou'])
+    print_table(per_class(best))
+    if 'per_class_iou' not in best:  # several figures of equal rank
+        print('  '.join(f'{k}: {v:.2f}' for k, v in best.items() if isinstance(v, float)))
     print(f'{hook.metric}: {best[hook.metric]:.2f}')
     checkpoint = hook.best_checkpoint(runner) or folder / f'iter_{runner.max_iters}'
     print(f'Look at {folder}/predictions.png and {folder}/curves.png. Next:')
@@ -167,11 +169,24 @@ def command(tool: str) -> str:
     return f'python {tools / tool}.py'
 
 
-def print_table(per_class: dict[str, float | None]) -> None:
-    """IoU per class, best first; classes that do not occur stand last with a dash."""
+def per_class(validation: dict[str, Any]) -> dict[str, Any]:
+    """The table of classes in an entry of the history of validations."""
+    return next((v for k, v in validation.items() if k.startswith('per_class_')), {})
+
+
+def print_table(per_class: dict[str, Any]) -> None:
+    """Figures per class, best first; classes that do not occur stand last with a dash.
+
+    Args:
+        per_class: Name to IoU, or to a row of named figures; None where there is none.
+    """
+    rows = {k: v if isinstance(v, dict) else {'IoU': v} for k, v in per_class.items()}
+    columns = list(dict.fromkeys(c for row in rows.values() for c in row)) or ['IoU']
     table = Table(box=None, pad_edge=False)
     table.add_column('class')
-    table.add_column('IoU', justify='right')
-    for name, iou in sorted(per_class.items(), key=lambda item: -(item[1] if item[1] else -1)):
-        table.add_row(name, '-' if iou is None else f'{iou:.2f}')
+    for column in columns:
+        table.add_column(column, justify='right')
+    for name, row in sorted(rows.items(), key=lambda item: -(item[1].get(columns[0]) or -1)):
+        values = (row.get(column) for column in columns)
+        table.add_row(name, *('-' if v is None else f'{v:.2f}' for v in values))
     Console().print(table)

@@ -5,7 +5,6 @@ Shapes: B images, C classes, (H, W) pixels.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from mmseg.models.segmentors import EncoderDecoder as _EncoderDecoder
 from torch import Tensor
 
 from mmdet_seg.backbones.intern_vit import FeatureSpec
+from mmdet_seg.backbones.output_spec import output_spec
 from mmdet_seg.registry import MODELS
 from mmdet_seg.segmentors.authors_names import rename_in_place
 from mmdet_seg.segmentors.labels import best_class, upscale
@@ -173,16 +173,10 @@ class EncoderDecoder(_EncoderDecoder):
         return data_samples
 
 
-def output_spec(cfg: dict[str, Any]) -> list[FeatureSpec]:
-    """What a backbone or neck would return, from a copy that takes no memory."""
-    cfg = {**deepcopy(dict(cfg)), 'init_cfg': None}
-    with torch.device('meta'):
-        return MODELS.build(cfg).output_spec()
-
-
 def fill_in_channels(head: dict[str, Any], spec: Sequence[FeatureSpec]) -> dict[str, Any]:
-    """Add ``in_channels`` to a head's config where it is missing."""
-    if 'in_channels' in head:
+    """Add ``in_channels`` to a head's config where it is missing, ``in_stride`` where None."""
+    asks_stride = 'in_stride' in head and head['in_stride'] is None
+    if 'in_channels' in head and not asks_stride:
         return head
     index = head.get('in_index', -1)
     indices = [index] if isinstance(index, int) else list(index)
@@ -192,4 +186,5 @@ def fill_in_channels(head: dict[str, Any], spec: Sequence[FeatureSpec]) -> dict[
             f'0 .. {len(spec) - 1}.'
         )
     channels = [spec[i].channels for i in indices]
-    return {'in_channels': channels[0] if isinstance(index, int) else channels, **head}
+    head = {'in_channels': channels[0] if isinstance(index, int) else channels, **head}
+    return {**head, 'in_stride': spec[indices[-1]].stride} if asks_stride else head

@@ -1,0 +1,19 @@
+"""The one place that imports mmdet, an optional extra.
+
+Whatever extends a class of mmdet's takes it from here; what only names one (``type='MaskRCNN'``)
+leaves it to the registry.
+"""
+
+try:
+    from mmdet.datasets import CocoDataset
+    from mmdet.datasets.api_wrappers import COCO
+    from mmdet.evaluation import CocoMetric
+    from mmdet.models import DetTTAModel
+except ModuleNotFoundError as error:
+    if error.name != 'mmdet':
+        raise
+    raise ImportError(
+        'Detection needs mmdet, which is not installed: pip install mmdet_seg[det]'
+    ) from None
+
+__all__ = ['COCO', 'CocoDataset', 'CocoMetric', 'DetTTAModel']
