@@ -38,6 +38,7 @@ OPTIONAL = {
     'onnxscript': 'mmdet_seg/engine/onnx_export.py',
     'deepspeed': 'mmdet_seg/engine/strategies/zero.py',
     'peft': 'mmdet_seg/backbones/lora.py',
+    'triton': 'mmdet_seg/ops/ms_deform_attn_triton.py',
 }
 
 

@@ -7,6 +7,8 @@ One file per reason; each names the release and says when it can be deleted:
 * :mod:`mmdet_seg.compat.safetensors_load`: mmengine reads no safetensors files.
 * :mod:`mmdet_seg.compat.pkg_resources`: setuptools 82 dropped what mmengine asks for packages.
 * :mod:`mmdet_seg.compat.mmengine_deepspeed`: mmengine imports DeepSpeed whenever it is installed.
+* :mod:`mmdet_seg.compat.mmcv_ext.attention`: mmcv's deformable attention without a compiler is slow
+  and takes more memory than ours.
 * :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
 
 :func:`install` puts them in place. Nothing heavy is imported before what a stand-in is for is.
@@ -43,6 +45,7 @@ _AFTER = [
     for name, *patchers in (
         ('mmengine.runner.checkpoint', 'torch_load', 'safetensors_load'),
         ('mmseg.models.decode_heads.decode_head', 'accuracy'),
+        ('mmcv.ops.multi_scale_deform_attn', 'mmcv_ext.attention'),
     )
 ]
 

@@ -156,7 +156,7 @@ def _cells(
     xy = locations.permute(3, 1, 0, 2)
     xy = xy.to(dtype, memory_format=torch.contiguous_format, copy=True)
     x, y = xy[0].mul_(w).sub_(0.5), xy[1].mul_(h).sub_(0.5)
-    inside = (x > -1).logical_and_(x < w).logical_and_(y > -1).logical_and_(y < h)
+    inside = (x >= -1).logical_and_(x < w).logical_and_(y >= -1).logical_and_(y < h)
     x.clamp_(-1, w)
     y.clamp_(-1, h)
     # NaN passes through to the result; as an index it is clamped.

@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmdet_seg.engine.deform_benchmark import stock
 from mmdet_seg.ops import ms_deform_attn
 from tests.golden_data import assert_close, load_case
 
@@ -38,10 +40,97 @@ def test_compiled_operator(name, shapes_as):
 
 
 def test_gradients():
-    inputs = [tensor.requires_grad_() for tensor in some_inputs(torch.float64)]
+    inputs = [tensor[:, :, :, :2] for tensor in some_inputs(torch.float64)]
+    inputs = [inputs[0], *(tensor[:, :3] for tensor in inputs[1:])]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
     assert torch.autograd.gradcheck(
         lambda value, locations, weights: ms_deform_attn(value, SHAPES, locations, weights), inputs
     )
+
+
+@pytest.mark.parametrize('constant', [None, 0])
+def test_gradients_of_gradients(constant):
+    inputs = [tensor[:1] for tensor in some_inputs(torch.float64)]
+    inputs = [inputs[0][..., :1], *(tensor[:, :2] for tensor in inputs[1:])]
+    inputs = [tensor.detach().requires_grad_(i != constant) for i, tensor in enumerate(inputs)]
+    assert torch.autograd.gradgradcheck(
+        lambda value, locations, weights: ms_deform_attn(value, SHAPES, locations, weights), inputs
+    )
+
+
+def big_inputs(dtype: torch.dtype) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+    """So many points that heads are computed in several parts, of different sizes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    locations = uniform(2, 4200, 5, 2, 4, 2) * 1.4 - 0.2
+    return [uniform(2, 210, 5, 3), locations, uniform(2, 4200, 5, 2, 4)], [(11, 14), (7, 8)]
+
+
+def result_and_gradients(attention, inputs, shapes) -> list[torch.Tensor]:
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    result = attention(inputs[0], shapes, *inputs[1:])
+    grad = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)
+    return [result.detach(), *torch.autograd.grad(result, inputs, grad)]
+
+
+def test_many_points_against_mmcv():
+    inputs, shapes = big_inputs(torch.float64)
+    found = result_and_gradients(ms_deform_attn, inputs, shapes)
+    for tensor, expected in zip(found, result_and_gradients(stock, inputs, shapes), strict=True):
+        assert_close(tensor, expected, 1e-10)
+
+
+def test_the_same_bits_with_any_number_of_threads():
+    inputs, shapes = big_inputs(torch.float32)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for number in (1, 2, 1):
+            torch.set_num_threads(number)
+            found.append(result_and_gradients(ms_deform_attn, inputs, shapes))
+    finally:
+        torch.set_num_threads(threads)
+    for tensors in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], tensors, strict=True))
+
+
+def test_nan_reaches_the_loss_instead_of_an_index():
+    value, locations, weights = some_inputs()
+    locations[0, 1] = float('nan')
+    locations[0, 2] = float('inf')
+    locations.requires_grad_()
+    result = ms_deform_attn(value, SHAPES, locations, weights)
+    assert result[0, 1].isnan().all()
+    assert result[1].isfinite().all()
+    result.sum().backward()
+    assert locations.grad[0, 1].isnan().all()
+    assert locations.grad[1].isfinite().all()
+
+
+def test_at_the_outermost_coordinates_as_mmcv():
+    # Sides of powers of two: every coordinate is exact in both.
+    x = torch.tensor([-1.5, -1, -0.5, 0, 7, 7.5, 8, 8.5], dtype=torch.float64)
+    y = torch.tensor([-1.5, -1, -0.5, 0, 3, 3.5, 4, 4.5], dtype=torch.float64)
+    places = (torch.cartesian_prod(x, y) + 0.5) / torch.tensor([8, 4])
+    value = torch.rand(1, 32, 1, 2, dtype=torch.float64)
+    inputs = [value, places.view(1, 64, 1, 1, 1, 2), torch.ones(1, 64, 1, 1, 1).double()]
+    found = result_and_gradients(ms_deform_attn, inputs, [(4, 8)])
+    for tensor, expected in zip(found, result_and_gradients(stock, inputs, [(4, 8)]), strict=True):
+        assert_close(tensor, expected, 1e-12)
+
+
+def test_shapes_of_results_need_no_data():
+    with FakeTensorMode():
+        value = torch.empty(2, 30, 2, 4, requires_grad=True)
+        weights = torch.empty(2, 5, 2, 2, 3, dtype=torch.bfloat16)
+        locations = torch.empty(2, 5, 2, 2, 3, 2)
+        for shapes in (SHAPES, torch.tensor(SHAPES)):
+            result = ms_deform_attn(value, shapes, locations, weights)
+            assert result.shape == (2, 5, 8)
+            assert torch.autograd.grad(result.sum(), value)[0].shape == value.shape
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -100,7 +189,13 @@ def test_no_queries():
     [
         (lambda v, s, x, w: (v.flatten(2), s, x, w), 'value has shape'),
         (lambda v, s, x, w: (v, [(4, 6)], x, w), r'spatial_shapes=\[\(4, 6\)\] cover 24 .* 30'),
+        (
+            lambda v, s, x, w: (v, torch.tensor([[4, 6]]), x[:, :, :, :1], w[:, :, :, :1]),
+            'cover 24',
+        ),
         (lambda v, s, x, w: (v, [4, 6], x, w), 'is not a list of'),
+        (lambda v, s, x, w: (v, torch.tensor([4, 6]), x, w), 'is not a list of'),
+        (lambda v, s, x, w: (v.int(), s, x, w), 'torch.int32; it must be floating'),
         (lambda v, s, x, w: (v, s, x[..., 0], w), 'sampling_locations has shape'),
         (lambda v, s, x, w: (v, s, x[:, :, :1], w), r'\(2, 1, 2\).*\(2, 2, 2\)'),
         (lambda v, s, x, w: (v, s, x, w[..., :1]), 'attention_weights has shape'),
