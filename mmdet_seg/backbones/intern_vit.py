@@ -363,7 +363,9 @@ class InternViT(BaseModule):
         """Context to run in for images ``x``: a frozen encoder computes in its weights' dtype."""
         # Autocast would cast a frozen encoder's weights anew at every call.
         own = self.frozen or (self.lora and self.pos_embed.dtype != x.dtype)
-        return torch.autocast(x.device.type, enabled=False) if own else nullcontext()
+        if not own or torch.compiler.is_exporting():  # what is exported has one precision
+            return nullcontext()
+        return torch.autocast(x.device.type, enabled=False)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """All blocks, no final norm: (B, 3, H, W) -> (B, K + N, D), class token first."""

@@ -10,6 +10,9 @@ from torch import nn
 
 from mmdet_seg.engine.frozen_parameters import frozen_by_name
 
+# Parts of a ViT-Adapter around an encoder.
+_ADAPTER = ('spm', 'interactions', 'level_embed', 'up', 'norm1', 'norm2', 'norm3', 'norm4')
+
 
 @dataclass
 class Part:
@@ -64,6 +67,8 @@ def show(model: nn.Module, groups: list[dict[str, Any]]) -> None:
 
 def _part(name: str) -> str:
     words = name.split('.')
-    if words[:2] == ['backbone', 'blocks']:
-        return 'backbone.blocks'
-    return 'backbone, stem' if words[0] == 'backbone' else words[0]
+    if words[0] != 'backbone':
+        return words[0]
+    if words[1] in _ADAPTER:
+        return 'backbone, adapter'
+    return 'backbone.blocks' if 'blocks' in words[1:3] else 'backbone, stem'

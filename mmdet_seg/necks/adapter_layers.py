@@ -28,12 +28,16 @@ class Places(NamedTuple):
         in_levels: (1, N, L, 2), centre of every patch in every adapter level, x then y, 0 and 1 at
             the edges of what the level covers.
         in_grid: (1, C, 1, 2), centre of every adapter token in the encoder's grid.
+        level_cells: (L, 2), width and height of every adapter level.
+        grid_cells: (1, 2), those of the encoder's grid.
     """
 
     sizes: list[Size]
     grid: Size
     in_levels: Tensor
     in_grid: Tensor
+    level_cells: Tensor
+    grid_cells: Tensor
 
     @classmethod
     def of(
@@ -42,16 +46,34 @@ class Places(NamedTuple):
         """Places by true pixels: grids need not cover exactly the same ones."""
         levels, encoder = list(zip(sizes, strides, strict=True)), [(grid, patch)]
         return cls(
-            sizes, grid, _references(encoder, levels, like), _references(levels, encoder, like)
+            sizes,
+            grid,
+            _references(encoder, levels, like),
+            _references(levels, encoder, like),
+            _cells(sizes, like),
+            _cells([grid], like),
         )
+
+
+def _cells(sizes: list[Size], like: Tensor) -> Tensor:
+    """Widths and heights: (L, 2). Scalars one by one, which an exporter can follow."""
+    scalars = [
+        torch.scalar_tensor(n, dtype=_dtype(like), device=like.device)
+        for h, w in sizes
+        for n in (w, h)
+    ]
+    return torch.stack(scalars).view(-1, 2)
+
+
+def _dtype(like: Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)  # in half, places would be off by pixels
 
 
 def _references(
     queries: list[tuple[Size, int]], values: list[tuple[Size, int]], like: Tensor
 ) -> Tensor:
     """Centres of the queries' cells in coordinates of each of the values' grids: (1, Q, L, 2)."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    centres = []
+    dtype, centres = _dtype(like), []
     for (h, w), stride in queries:
         y, x = ((torch.arange(n, device=like.device, dtype=dtype) + 0.5) * stride for n in (h, w))
         centres.append(torch.stack(torch.meshgrid(x, y, indexing='xy'), -1).flatten(0, 1))
@@ -115,14 +137,23 @@ class DeformAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, query: Tensor, places: Tensor, values: Tensor, sizes: Sequence[Size]
+        self, query: Tensor, places: Tensor, values: Tensor, sizes: Sequence[Size], cells: Tensor
     ) -> Tensor:
-        """(B, Q, D) queries at (1, Q, L, 2) places of (B, sum of h*w, D) values: (B, Q, D)."""
+        """Sample the values around every query's place.
+
+        Args:
+            query: (B, Q, D).
+            places: (1, Q, L, 2).
+            values: (B, sum of h*w, D).
+            sizes: Height and width of every level.
+            cells: (L, 2), the same as width and height.
+
+        Returns:
+            (B, Q, D).
+        """
         M, L, S = self.split
         value = self.value_proj(values).unflatten(-1, (M, -1))
-        # Places in half precision would be off by pixels.
         offsets = self.sampling_offsets(query).to(places.dtype).unflatten(-1, (M, L, S, 2))
-        cells = places.new_tensor([(w, h) for h, w in sizes])  # (L, 2)
         where = places[:, :, None, :, None] + offsets / cells[:, None]
         weights = self.attention_weights(query).to(places.dtype).unflatten(-1, (M, L * S))
         weights = weights.softmax(-1).unflatten(-1, (L, S))
@@ -142,8 +173,8 @@ class Injector(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), float(init)))
 
     def forward(self, x: Tensor, c: Tensor, places: Places) -> Tensor:
-        query, values = self.query_norm(x), self.feat_norm(c)
-        return x + self.gamma * self.attn(query, places.in_levels, values, places.sizes)
+        where = (places.in_levels, self.feat_norm(c), places.sizes, places.level_cells)
+        return x + self.gamma * self.attn(self.query_norm(x), *where)
 
 
 class DepthwiseConv(nn.Module):
@@ -193,8 +224,8 @@ class Extractor(nn.Module):
             self.drop_path = StochasticDepth(drop_path, 'row') if drop_path else nn.Identity()
 
     def forward(self, c: Tensor, x: Tensor, places: Places) -> Tensor:
-        query, values = self.query_norm(c), self.feat_norm(x)
-        c = c + self.attn(query, places.in_grid, values, [places.grid])
+        where = (places.in_grid, self.feat_norm(x), [places.grid], places.grid_cells)
+        c = c + self.attn(self.query_norm(c), *where)
         if hasattr(self, 'ffn'):
             c = c + self.drop_path(self.ffn(self.ffn_norm(c), places.sizes))
         return c

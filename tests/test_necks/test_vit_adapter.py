@@ -80,7 +80,8 @@ def test_deformable_attention_equals_the_authors():
     layer.load_state_dict(case.state_dict)
     places = case.inputs['reference_points'].expand(-1, -1, config['n_levels'], -1)
     shapes = [tuple(s) for s in case.inputs['spatial_shapes'].tolist()]
-    found = layer(case.inputs['query'], places, case.inputs['input_flatten'], shapes)
+    cells = case.inputs['spatial_shapes'].flip(1)
+    found = layer(case.inputs['query'], places, case.inputs['input_flatten'], shapes, cells)
     assert_close(found, case.outputs['output'])
 
 
@@ -370,3 +371,17 @@ def test_blocks_that_no_output_depends_on_do_not_train():
     assert not any(p.requires_grad for p in model.encoder.blocks[3].parameters())
     grads = gradients(model, torch.randn(1, 3, 32, 32), adapter_only=False)
     assert all(g is not None for n, g in grads.items() if not n.startswith('encoder.blocks.3.'))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_exported_adapter_takes_any_size():
+    model = small(encoder=dict(frozen=True, dtype='fp32'), num_interactions=2).eval()
+    rows, columns = (16 * torch.export.Dim(name, min=2) for name in ('rows', 'columns'))
+    shapes = ({0: torch.export.Dim('batch', min=1), 2: rows, 3: columns},)
+    x = torch.zeros(2, 3, 80, 112)
+    program = torch.export.export(model, (x,), dynamic_shapes=shapes, strict=False).module()
+    for size in ((64, 64), (96, 128), (48, 80)):
+        x = torch.randn(1, 3, *size)
+        for out, expected in zip(program(x), model(x), strict=True):
+            assert_close(out, expected)
