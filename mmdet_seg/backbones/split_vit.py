@@ -39,6 +39,8 @@ class OpenTokens:
 
         def stage(index: int) -> Stage:
             def run(x: Tensor, mask: Tensor | None) -> Tensor:
+                if torch.compiler.is_exporting():  # what is exported has one precision
+                    return encoder.run_block(index, x, grid, mask)
                 with torch.autocast(device, dtype, enabled=enabled, cache_enabled=cached):
                     return encoder.run_block(index, x, grid, mask)
 

@@ -35,7 +35,10 @@ class ExportedSegmentor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = ((images if self.rgb else images.flip(1)) - self.mean) / self.std
         maps = self.backbone(x)
-        logits = self.decode_head(maps if self.neck is None else self.neck(maps))
+        maps = maps if self.neck is None else self.neck(maps)
+        # Heads of queries have masks and classes of them, and bring them together here.
+        head = getattr(self.decode_head, 'segment', self.decode_head)
+        logits = head(maps)
         return F.interpolate(
             logits,
             size=images.shape[2:],

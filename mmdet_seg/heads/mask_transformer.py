@@ -189,7 +189,9 @@ class MaskTransformer(nn.Module):
             num_prefix: K.
             stages: Each takes (B, Q + K + N, D) tokens and a mask (B, Q, Q + K + N) or None.
         """
-        queries = self.query.weight.to(tokens.dtype).expand(len(tokens), -1, -1)
+        # Called as a module: where weights are sharded, that is what brings them here.
+        queries = self.query(torch.arange(self.num_queries, device=tokens.device))
+        queries = queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         x = torch.cat([queries, tokens], dim=1)
         found = []
         for stage, probability in zip(stages, self.probabilities(len(stages)), strict=True):

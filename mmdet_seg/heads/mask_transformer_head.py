@@ -159,12 +159,16 @@ class MaskTransformerHead(Mask2FormerHead):
         with torch.autocast(scores[0].device.type, enabled=False):
             return super().loss_by_feat(scores, masks, batch_gt_instances, batch_img_metas)
 
-    def predict(
-        self, x: Sequence[Tensor | OpenTokens], batch_img_metas: list[dict], test_cfg: Any
-    ) -> Tensor:
+    def segment(self, x: Sequence[Tensor | OpenTokens]) -> Tensor:
         """Classes' scores of every pixel of the input: (B, C, H, W)."""
         scores, masks = self._last(x)
         return torch.einsum('bqc,bqhw->bchw', scores.softmax(-1)[..., :-1], masks.sigmoid())
+
+    def predict(
+        self, x: Sequence[Tensor | OpenTokens], batch_img_metas: list[dict], test_cfg: Any
+    ) -> Tensor:
+        """What :meth:`segment` gives, as mmseg asks for it."""
+        return self.segment(x)
 
     def _last(self, x: Sequence[Tensor | OpenTokens]) -> Prediction:
         """The last prediction in float32, masks at the input's size."""

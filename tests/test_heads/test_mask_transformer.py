@@ -306,3 +306,26 @@ def test_a_segmentor_fills_in_the_encoders_numbers():
     best = one_hot(sample.pred_sem_seg.data[0], 3).sum((0, 1))
     assert sample.seg_logits.data.shape == (3, 40, 56)
     assert best.sum() == 40 * 56
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_exported_for_any_size():
+    from mmdet_seg.engine.exported_segmentor import trace
+
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    head = dict(type='mmdet_seg.MaskTransformerHead', num_classes=3, in_stride=None, num_queries=4)
+    cfg = ConfigDict(
+        type='mmdet_seg.EncoderDecoder',
+        data_preprocessor=dict(type='mmdet_seg.SegDataPreProcessor', bgr_to_rgb=True),
+        backbone=dict(type='SplitInternViT', arch='tiny'),
+        decode_head=head,
+        test_cfg=dict(mode='whole'),
+    )
+    model = MODELS.build(cfg).eval()
+    program = trace(model, 14, 2, 'a mask transformer').module()
+    for shape in ((1, 3, 28, 56), (3, 3, 70, 42)):
+        x = torch.randn(shape)
+        expected = model.encode_decode(x, [dict(img_shape=shape[2:])] * shape[0])
+        assert_close(program(x), expected)

@@ -196,7 +196,9 @@ def test_a_resumed_run_anneals_as_one_that_was_not_stopped(tmp_path):
     """Queries are spared at random; losses are equal to the last bit all the same."""
     options = small_run(tmp_path / 'scenes', 6)
     options = {k: v for k, v in options.items() if not k.endswith('.channels')}
-    options['model.decode_head.transformer.annealing'] = dict(starts=[0.0] * 4, ends=[1.0] * 4)
+    annealing = 'model.decode_head.transformer.annealing'
+    options |= {f'{annealing}.starts': [0.0] * 4, f'{annealing}.ends': [1.0] * 4}
+    options |= {'model.backbone.num_query_blocks': 4}
     given = [f'{k}={v}'.replace(' ', '') for k, v in options.items()]
     common = ('eomt_internvit', '--arch', 'tiny', '--cfg-options', *given)
     done = tool('train', '--work-dir', tmp_path / 'a', *common)
