@@ -8,7 +8,7 @@ try:
     from mmdet.datasets import CocoDataset
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.evaluation import CocoMetric
-    from mmdet.models import DetTTAModel
+    from mmdet.models import CascadeRCNN, DetTTAModel, MaskRCNN
 except ModuleNotFoundError as error:
     if error.name != 'mmdet':
         raise
@@ -16,4 +16,4 @@ except ModuleNotFoundError as error:
         'Detection needs mmdet, which is not installed: pip install mmdet_seg[det]'
     ) from None
 
-__all__ = ['COCO', 'CocoDataset', 'CocoMetric', 'DetTTAModel']
+__all__ = ['COCO', 'CascadeRCNN', 'CocoDataset', 'CocoMetric', 'DetTTAModel', 'MaskRCNN']

@@ -19,19 +19,20 @@ RANK = {
     'necks': 3,
     'heads': 4,
     'segmentors': 5,
+    'detectors': 5,
     'datasets': 5,
     'engine': 6,
     'tools': 7,
 }
 # Modules beside the packages that anyone may import; they themselves import nothing of ours but
 # the stand-ins.
-COMMON = {'registry', 'version', 'command_line', 'config_path', 'compat'}
+COMMON = {'registry', 'version', 'command_line', 'config_path', 'mmdet_door', 'compat'}
 # What mmdet_seg[...] installs, and the one place that may import it.
 OPTIONAL = {
     'flash_attn': 'mmdet_seg/ops/attention.py',
     'timm': 'mmdet_seg/engine/encoder_benchmark.py',
     'transformers': 'mmdet_seg/engine/encoder_benchmark.py',
-    'mmdet': 'mmdet_seg/datasets/scenes_det_dataset.py',
+    'mmdet': 'mmdet_seg/mmdet_door.py',
     'huggingface_hub': 'mmdet_seg/backbones/hub.py',
     'onnx': 'mmdet_seg/engine/onnx_export.py',
     'onnxruntime': 'mmdet_seg/engine/onnx_export.py',

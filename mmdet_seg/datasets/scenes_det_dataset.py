@@ -46,5 +46,5 @@ class SceneDetDataset(CocoInstances):
             raise ValueError(f"split='{split}' is not one of: {', '.join(SPLITS)}.")
         folder = find_scenes(data_root, prepare, num_train, num_val, seed, size)
         kwargs.setdefault('ann_file', f'annotations/instances_{SPLITS[split]}.json')
-        kwargs.setdefault('data_prefix', dict(img=f'images/{split}'))
+        kwargs.setdefault('data_prefix', dict(img=f'images/{split}', seg=f'annotations/{split}'))
         super().__init__(data_root=str(folder), **kwargs)

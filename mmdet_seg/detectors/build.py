@@ -39,6 +39,9 @@ def build_detector(detector: str | type, **cfg: Any) -> Any:
         anchor = cfg['rpn_head']['anchor_generator']['scales'][0] * spec[0].stride
     if cfg.get('roi_head'):
         cfg['roi_head'] = _roi_head(cfg['roi_head'], spec, anchor)
+    if cfg.get('semantic_head'):
+        numbers = dict(in_channels=spec[0].channels, in_stride=spec[0].stride)
+        cfg['semantic_head'] = _with(cfg['semantic_head'], **numbers)
     if _is_dense(cfg.get('bbox_head')):
         cfg['bbox_head'] = _dense_head(cfg['bbox_head'], spec)
     if 'in_stride' in (cfg.get('panoptic_head') or {}):

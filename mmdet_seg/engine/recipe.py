@@ -103,7 +103,7 @@ def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
             f'--data {name} has no truth for what {config_stem(cfg)} predicts; it takes '
             f'{", ".join(sorted(set(fits)))}.'
         )
-    for key in ('slide_stride', 'crop_size', 'num_classes', 'object_scale'):
+    for key in ('slide_stride', 'crop_size', 'num_classes', 'object_scale', 'semantic_classes'):
         cfg.pop(key, None)
     runtime = Config.fromfile(str(DATA_ROOT.parent / 'runtime.py'))
     # Types stay names: a run's copy of the config could not hold classes, nor imported ones.
@@ -200,6 +200,8 @@ def _taps(depth: int, current: int | list[int], probe_tap: int | None) -> list[i
 def _apply_authors(cfg: Config) -> None:
     """What the authors' code does differently and changes the result."""
     cfg.optim_wrapper.paramwise_cfg.decay_positions = True
+    if encoder_config(cfg.model).get('window_size'):
+        encoder_config(cfg.model)['window_padding'] = 'zeros'
     if 'subset' in cfg:  # their few-shot files keep the long side's cap: wide images have less
         for loader in (cfg.val_dataloader, cfg.test_dataloader):
             steps = loader.dataset.pipeline
@@ -264,6 +266,11 @@ def _complete(cfg: Config) -> None:
         loss = head.get('loss_cls') or {}
         if 'class_weight' in loss and loss.class_weight is None:  # and of no object
             loss.class_weight = [1.0] * cfg.num_classes + [0.1]
+    if model.get('semantic_head'):
+        if 'semantic_classes' in cfg:
+            model.semantic_head.num_classes = cfg.semantic_classes
+        else:
+            model.semantic_head = None
     generator = (model.get('rpn_head') or {}).get('anchor_generator') or {}
     if 'scales' in generator and generator.scales is None:
         generator.scales = [cfg.object_scale]

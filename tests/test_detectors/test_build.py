@@ -1,10 +1,15 @@
 """Detectors whose numbers come from the encoder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
+from torch import nn
 
+from mmdet_seg.detectors.semantic_branch import SemanticHead
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.necks import SimplePyramid
 
@@ -55,6 +60,26 @@ def test_the_authors_recipe_repaired():
     assert cfg.train_dataloader.dataset.pipeline[2].scale == (1333, 800)
 
 
+def test_the_authors_windows_are_an_option():
+    cfg = load_recipe('mask_rcnn_internvit_frozen', arch='6b-224px', data='coco')
+    assert 'window_padding' not in cfg.model.backbone
+    cfg = load_recipe(
+        'mask_rcnn_internvit_frozen', arch='6b-224px', data='coco', protocol='authors'
+    )
+    assert cfg.model.backbone.window_padding == 'zeros'
+
+
+def test_with_an_adapter():
+    model, cfg = built('mask_rcnn_adapter_internvit', arch='300m-448px-v2-5', data='coco')
+    windows = [block.attn.window for block in model.backbone.encoder.blocks]
+    assert windows == ([14] * 5 + [0]) * 4
+    assert model.neck.in_channels == [1024] * 4
+    assert model.rpn_head.prior_generator.strides == [(s, s) for s in (4, 8, 16, 32, 64)]
+    assert cfg.train_cfg.max_iters == 36 * 7330
+    scales = cfg.train_dataloader.dataset.pipeline[2].scales
+    assert (scales[0], scales[-1]) == ((1333, 480), (1333, 800))
+
+
 def test_dinos_own_size():
     model, cfg = built('dino_internvit', arch='6b-224px', data='coco')
     assert (model.num_queries, model.embed_dims, len(model.encoder.layers)) == (900, 256, 6)
@@ -89,3 +114,24 @@ def test_simple_pyramid():
 def test_data_of_another_task(name, data, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(name, data=data)
+
+
+def test_a_semantic_branch_sees_the_labels_below_its_cells():
+    """A map that holds the classes' scores at the cells' centres has no loss."""
+    head = SemanticHead(3, in_stride=4, num_classes=3)
+    head.layers = nn.Identity()
+    labels = torch.randint(0, 3, (2, 1, 8, 12))
+    labels[0, 0, 2, 2] = 255
+    samples = [SimpleNamespace(gt_sem_seg=SimpleNamespace(sem_seg=x)) for x in labels]
+    centres = labels[:, 0, 2::4, 2::4].clone()
+    centres[0, 0, 0] = 0
+    scores = 100 * F.one_hot(centres, 3).permute(0, 3, 1, 2).float()
+    assert head.loss([scores], samples) == 0
+    wrong = scores.roll(1, dims=1)
+    assert head.loss([wrong], samples) == pytest.approx(100)
+
+
+def test_data_without_label_maps_have_no_semantic_branch():
+    assert built('mask_rcnn_internvit')[0].semantic_head is not None
+    assert built('mask_rcnn_internvit', data='coco')[0].semantic_head is None
+    assert built('mask_rcnn_internvit', arch='300m-448px')[0].semantic_head is None

@@ -109,13 +109,15 @@ def test_the_authors_few_shot_test_resizes_plainly():
 
 
 def test_leaves_hold_fewer_lines_than_the_authors():
+    # They had no other segmentors and one detector.
+    theirs = [p for p in leaves() if p.stem.startswith(('linear', 'upernet_internvit'))]
     lines = {
         line.strip()
-        for path in leaves()
+        for path in theirs
         for line in path.read_text().splitlines()
         if line.strip() and not line.lstrip().startswith('#')
     }
-    assert len([*leaves()]) < 36
+    assert len(theirs) < 36
     assert len(lines) <= 116, len(lines)
 
 

@@ -19,10 +19,17 @@ with read_base():
     from ..schedules.scenes_det import *
 
 num_classes = 5
+semantic_classes = 16
 object_scale = 4  # of the stride; enlarged, most objects are 40 to 100 pixels
 train_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(
+        type=LoadAnnotations,
+        with_bbox=True,
+        with_mask=True,
+        with_seg=True,
+        reduce_zero_label=True,
+    ),
     dict(
         type=RandomResize,
         scale=(960, 384),

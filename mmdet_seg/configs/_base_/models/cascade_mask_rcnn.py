@@ -1,7 +1,9 @@
 """Cascade Mask R-CNN with windows in the encoder, after ViTDet's recipe."""
 
-from mmdet.models import CascadeRCNN, CascadeRoIHead
+from mmdet.models import CascadeRoIHead
 from mmengine.config import read_base
+
+from mmdet_seg.detectors.semantic_branch import SemanticCascadeRCNN
 
 with read_base():
     from .mask_rcnn import *
@@ -26,7 +28,7 @@ box_heads = [
     for stds in box_stds
 ]
 model.update(
-    detector=CascadeRCNN,
+    detector=SemanticCascadeRCNN,
     backbone=dict(window_size=8, global_blocks=(1, 3, 5)),
     roi_head=dict(
         type=CascadeRoIHead,

@@ -15,9 +15,9 @@ from mmdet_seg.necks import SimplePyramid
 
 data_variants = dict(scenes='scenes_det', coco='_coco_dino')
 num_global_blocks = 4
-small = dict(embed_dims=64)
-ffn = dict(**small, feedforward_channels=256, ffn_drop=0.0)
-over_maps = dict(**small, num_levels=4, dropout=0.0)
+width = dict(embed_dims=256)  # mmdet's decoder encodes boxes for no other
+ffn = dict(**width, feedforward_channels=512, ffn_drop=0.0)
+over_maps = dict(**width, num_levels=4, dropout=0.0)
 model = dict(
     type=build_detector,
     detector=DINO,
@@ -32,23 +32,22 @@ model = dict(
         pad_size_divisor=32,
     ),
     backbone=dict(type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=-1),
-    neck=dict(type=SimplePyramid, out_channels=64, factors=(2, 1, 0.5)),
+    neck=dict(type=SimplePyramid, out_channels=256, factors=(2, 1, 0.5)),
     encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=over_maps, ffn_cfg=ffn)),
     decoder=dict(
         num_layers=2,
         return_intermediate=True,
         layer_cfg=dict(
-            self_attn_cfg=dict(**small, num_heads=8, dropout=0.0),
+            self_attn_cfg=dict(**width, num_heads=8, dropout=0.0),
             cross_attn_cfg=over_maps,
             ffn_cfg=ffn,
         ),
         post_norm_cfg=None,
     ),
-    positional_encoding=dict(num_feats=32, normalize=True, offset=0.0, temperature=20),
+    positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),
     bbox_head=dict(
         type=DINOHead,
         num_classes=None,
-        embed_dims=64,
         sync_cls_avg_factor=True,
         loss_cls=dict(type=FocalLoss, use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type=L1Loss, loss_weight=5.0),
@@ -72,20 +71,13 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 # What `--arch` with published weights adds.
-wide = dict(embed_dims=256)
-wide_ffn = dict(embed_dims=256, feedforward_channels=2048)
+wide = dict(ffn_cfg=dict(feedforward_channels=2048))
 published = dict(
     model=dict(
         num_queries=900,
         backbone=dict(drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
-        neck=dict(out_channels=256),
-        encoder=dict(num_layers=6, layer_cfg=dict(self_attn_cfg=wide, ffn_cfg=wide_ffn)),
-        decoder=dict(
-            num_layers=6,
-            layer_cfg=dict(self_attn_cfg=wide, cross_attn_cfg=wide, ffn_cfg=wide_ffn),
-        ),
-        positional_encoding=dict(num_feats=128),
-        bbox_head=dict(embed_dims=256),
+        encoder=dict(num_layers=6, layer_cfg=wide),
+        decoder=dict(num_layers=6, layer_cfg=wide),
         test_cfg=dict(max_per_img=300),
     ),
     optim_wrapper=dict(clip_grad=dict(max_norm=0.1), paramwise_cfg=dict(layer_decay_rate=0.9)),

@@ -9,7 +9,6 @@ from mmdet.models import (
     DetDataPreprocessor,
     FCNMaskHead,
     L1Loss,
-    MaskRCNN,
     RPNHead,
     SingleRoIExtractor,
     StandardRoIHead,
@@ -24,6 +23,7 @@ from mmdet.models.task_modules import (
 
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.detectors import build_detector
+from mmdet_seg.detectors.semantic_branch import SemanticMaskRCNN
 from mmdet_seg.necks import SimplePyramid
 from mmdet_seg.necks.feature_pyramid import LayerNorm2d
 
@@ -33,13 +33,15 @@ norm_cfg = dict(type='GN', num_groups=8)
 sampler = dict(type=RandomSampler, pos_fraction=0.5, neg_pos_ub=-1)
 model = dict(
     type=build_detector,
-    detector=MaskRCNN,
+    detector=SemanticMaskRCNN,
     data_preprocessor=dict(
         type=DetDataPreprocessor,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_mask=True,
+        pad_seg=True,
+        seg_pad_value=255,
         pad_size_divisor=32,
     ),
     # The detectors' strides are powers of two; published kernels are resampled on loading.
@@ -85,6 +87,7 @@ model = dict(
             loss_mask=dict(type=CrossEntropyLoss, use_mask=True, loss_weight=1.0),
         ),
     ),
+    semantic_head=dict(num_classes=None),  # only where the data bring label maps
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
@@ -133,6 +136,7 @@ adaptive = dict(roi_layer=dict(sampling_ratio=0))  # as many samples as a bin ha
 published = dict(
     model=dict(
         backbone=dict(drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
+        semantic_head=None,
         neck=dict(out_channels=256, factors=(4, 2, 1, 0.5)),
         rpn_head=dict(feat_channels=256, num_convs=2),
         roi_head=dict(

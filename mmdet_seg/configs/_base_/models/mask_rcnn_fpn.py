@@ -18,6 +18,7 @@ model.update(backbone=dict(frozen=True))
 model.neck = [dict(type=FeaturePyramid), dict(type=FPN, out_channels=64, num_outs=5)]
 published = dict(
     model=dict(
+        semantic_head=None,
         backbone=dict(window_size=16),
         neck=[dict(type=FeaturePyramid), dict(type=FPN, out_channels=256, num_outs=5)],
         rpn_head=dict(feat_channels=256),
