@@ -7,6 +7,7 @@ leaves it to the registry.
 try:
     from mmdet.datasets import CocoDataset
     from mmdet.datasets.api_wrappers import COCO
+    from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
     from mmdet.evaluation import CocoMetric
     from mmdet.models import CascadeRCNN, DetTTAModel, MaskRCNN
 except ModuleNotFoundError as error:
@@ -16,4 +17,13 @@ except ModuleNotFoundError as error:
         'Detection needs mmdet, which is not installed: pip install mmdet_seg[det]'
     ) from None
 
-__all__ = ['COCO', 'CascadeRCNN', 'CocoDataset', 'CocoMetric', 'DetTTAModel', 'MaskRCNN']
+__all__ = [
+    'COCO',
+    'CascadeRCNN',
+    'CocoDataset',
+    'CocoMetric',
+    'DetTTAModel',
+    'LoadAnnotations',
+    'LoadPanopticAnnotations',
+    'MaskRCNN',
+]

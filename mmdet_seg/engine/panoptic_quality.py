@@ -134,7 +134,10 @@ def _truth(sample: dict, classes: int, things: int) -> tuple[np.ndarray, list[in
             truth[mask.astype(bool)] = label + number * _OFFSET
             if key == 'ignored_instances':
                 crowds.append(label + number * _OFFSET)
-    return truth, crowds
+    # Of things without an instance (crowds in COCO's own panoptic files) only the class is known.
+    rest = (truth == _VOID) & (labels < things)
+    truth[rest] = labels[rest] + (number + 1) * _OFFSET
+    return truth, crowds + np.unique(truth[rest]).tolist()
 
 
 def _percent(value: float) -> float | None:

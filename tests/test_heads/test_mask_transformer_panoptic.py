@@ -1,5 +1,7 @@
 """Panoptic segments and instances of the built-in scenes through mmdet's MaskFormer."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,70 @@ def test_truth_as_prediction_is_perfect(cfg):
         metric.process(None, [{**sample, 'pred_panoptic_seg': {'sem_seg': found}}])
     metrics = metric.compute_metrics(metric.results)
     assert metrics['PQ'] == metrics['PQ_things'] == metrics['PQ_stuff'] == 100
+
+
+def test_coco_panoptic_files(tmp_path):
+    """COCO's layout, a crowd among the segments; truth as prediction is perfect again."""
+    from mmdet.datasets import CocoPanopticDataset
+
+    cfg = load_recipe('eomt_internvit_panoptic', arch='tiny', data='coco')
+    init_default_scope(cfg.default_scope)
+    dataset = cfg.val_dataloader.dataset
+    H, W = 60, 90
+    ids = np.zeros((H, W), np.int64)  # 0 is void
+    ids[:30] = 70_000  # sky, stuff
+    ids[30:, :40] = 301  # two persons and a crowd of them
+    ids[30:, 40:60] = 302
+    ids[45:, 60:80] = 303
+    rows = [
+        dict(id=70_000, category_id=120, iscrowd=0),
+        dict(id=301, category_id=1, iscrowd=0),
+        dict(id=302, category_id=1, iscrowd=0),
+        dict(id=303, category_id=1, iscrowd=1),
+    ]
+    for row in rows:
+        ys, xs = np.nonzero(ids == row['id'])
+        row['area'] = len(ys)
+        x, y = int(xs.min()), int(ys.min())
+        row['bbox'] = [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
+    annotation = dict(image_id=7, file_name='7.png', segments_info=rows)
+    names = CocoPanopticDataset.METAINFO['classes']
+    content = dict(
+        images=[dict(id=7, file_name='7.jpg', height=H, width=W)],
+        annotations=[annotation],
+        categories=[
+            dict(id=i, name=n, isthing=int(i <= 80), supercategory='x')
+            for i, n in enumerate(names, start=1)
+        ],
+    )
+    for split in ('val2017', 'annotations/panoptic_val2017'):
+        (tmp_path / split).mkdir(parents=True)
+    (tmp_path / 'annotations' / 'panoptic_val2017.json').write_text(json.dumps(content))
+    Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(tmp_path / 'val2017' / '7.jpg')
+    color = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
+    Image.fromarray(color).save(tmp_path / 'annotations' / 'panoptic_val2017' / '7.png')
+    dataset.data_root = str(tmp_path)
+
+    items = DATASETS.build(dataset)
+    classes = items.metainfo['classes']
+    assert len(classes) == cfg.num_classes == cfg.num_things_classes + cfg.num_stuff_classes
+    item = items[0]
+    sample = item['data_samples'].to_dict()
+    assert item['inputs'].shape[1:] == (420, 630)  # the truth keeps its size
+    labels = sample['gt_sem_seg']['sem_seg']
+    assert labels.shape[1:] == (H, W)
+    masks = sample['gt_instances']['masks'].masks
+    assert sorted(m.sum() for m in masks) == [20 * 30, 40 * 30]
+    metric = METRICS.build(cfg.val_evaluator)
+    metric.dataset_meta = items.metainfo
+    sky = items.cat2label[120]
+    found = torch.full((1, H, W), cfg.num_classes)
+    found[0, :30] = sky
+    for number, mask in enumerate(masks, start=1):
+        found[0][torch.from_numpy(mask.astype(bool))] = 1000 * number
+    found[0, 45:, 60:80] = 9000  # within the crowd: neither right nor wrong
+    metric.process(None, [{**sample, 'pred_panoptic_seg': {'sem_seg': found}}])
+    assert metric.compute_metrics(metric.results)['PQ'] == 100
+    found[0, 45:, 60:80] = 9001  # of another class it is wrong
+    metric.process(None, [{**sample, 'pred_panoptic_seg': {'sem_seg': found}}])
+    assert metric.compute_metrics(metric.results[-1:])['PQ'] == pytest.approx(200 / 3, abs=0.01)

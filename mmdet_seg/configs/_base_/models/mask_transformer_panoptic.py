@@ -1,6 +1,6 @@
 """The encoder-only mask transformer for instances and panoptic segments, as mmdet's MaskFormer.
 
-Published values (spec of tue-mps/eomt, COCO): 200 queries, 12 epochs of 7393 iterations.
+Published values (spec of tue-mps/eomt, COCO): 200 queries; the schedule comes with the data.
 """
 
 from mmdet.models import DetDataPreprocessor, MaskFormer, MaskFormerFusionHead
@@ -55,16 +55,4 @@ published = dict(
         ),
         test_cfg=dict(max_per_image=100),
     ),
-)
-# What data with a published schedule add.
-published_schedule = dict(
-    optim_wrapper=dict(
-        optimizer=dict(lr=1e-4, weight_decay=0.05),
-        clip_grad=dict(max_norm=0.01),
-        paramwise_cfg=dict(layer_decay_rate=0.8, full_rate_blocks=4, apart=True),
-    ),
-    param_scheduler=[
-        dict(type='TwoStageWarmupPolyLR', head_warmup=500, encoder_warmup=1000, power=0.9)
-    ],
-    train_cfg=dict(max_iters=88716),
 )
