@@ -97,7 +97,9 @@ def add_detection_tta(cfg: Config, ratios: tuple[float, ...] = RATIOS, flip: boo
     nms = dict(type='nms', iou_threshold=0.5)
     per_image = (cfg.model.get('test_cfg') or {}).get('rcnn', cfg.model.get('test_cfg') or {})
     most = per_image.get('max_per_img', 100)
-    cfg.model = dict(type=DetectionTTA, module=cfg.model, tta_cfg=dict(nms=nms, max_per_img=most))
+    cfg.model = dict(
+        type='mmdet_seg.DetectionTTA', module=cfg.model, tta_cfg=dict(nms=nms, max_per_img=most)
+    )
 
 
 def _scaled(resize: dict, ratio: float) -> dict:
