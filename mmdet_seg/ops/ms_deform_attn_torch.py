@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Points of the heads that are computed together. On CPU few enough for the core's cache, enough
-# for the radix sort, which PyTorch uses from 32768 keys on.
-_POINTS = {'cpu': 1 << 15}
-_POINTS_ELSEWHERE = 1 << 22
+# Points of the heads that are computed together. On CPU, for each core, few enough for its cache
+# and enough for the radix sort, which PyTorch uses from 32768 keys on.
+_POINTS_OF_A_CORE = 1 << 15
+_POINTS_OF_A_GPU = 1 << 22
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # y, x
 
 
@@ -117,7 +117,8 @@ def computed_in(*tensors: Tensor) -> torch.dtype:
 def _parts(locations: Tensor) -> Iterator[tuple[int, slice, int]]:
     """Batch index, heads and their number, of each part that is computed at once."""
     B, Q, M, _, P, _ = locations.shape
-    points = _POINTS.get(locations.device.type, _POINTS_ELSEWHERE)
+    on_cpu = locations.device.type == 'cpu'
+    points = _POINTS_OF_A_CORE * torch.get_num_threads() if on_cpu else _POINTS_OF_A_GPU
     parts = max(1, M // -(-points // (Q * P)))
     for b in range(B):
         for i in range(parts):

@@ -62,7 +62,7 @@ def _forward_kernel(  # noqa: ANN202
     for level in range(L):
         h = tl.load(shapes + 2 * level)
         w = tl.load(shapes + 2 * level + 1)
-        for p in tl.static_range(P):
+        for p in range(P):
             point = (result * L + level) * P + p
             x = tl.load(locations + 2 * point, mask=valid, other=0.0).to(DTYPE) * w - 0.5
             y = tl.load(locations + 2 * point + 1, mask=valid, other=0.0).to(DTYPE) * h - 0.5
@@ -112,7 +112,7 @@ def _backward_kernel(  # noqa: ANN202
     for level in range(L):
         h = tl.load(shapes + 2 * level)
         w = tl.load(shapes + 2 * level + 1)
-        for p in tl.static_range(P):
+        for p in range(P):
             point = (result * L + level) * P + p
             x = tl.load(locations + 2 * point, mask=valid, other=0.0).to(DTYPE) * w - 0.5
             y = tl.load(locations + 2 * point + 1, mask=valid, other=0.0).to(DTYPE) * h - 0.5

@@ -64,6 +64,27 @@ def test_triton_interpreted_and_chosen_by_the_variable():
     check_against_pytorch(json.loads(done.stdout.splitlines()[-1]))
 
 
+def test_triton_s_kernels_compile_without_a_gpu(monkeypatch, tmp_path):
+    pytest.importorskip('triton')
+    import triton.language as tl
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mmdet_seg.ops import ms_deform_attn_triton as kernels
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    types = dict.fromkeys(('locations', 'weights', 'grad_locations', 'grad_weights'), '*fp32')
+    types |= dict(value='*bf16', grad='*bf16', out='*bf16', grad_value='*fp32', shapes='*i32')
+    constants = dict(D=32, P=4, BLOCK_Q=32, BLOCK_D=32, DTYPE=tl.float32)
+    for kernel in (kernels._forward_kernel, kernels._backward_kernel):
+        names = [name for name in kernel.arg_names if name not in constants]
+        signature = {name: types.get(name, 'i32') for name in names}
+        signature |= dict.fromkeys(constants, 'constexpr')
+        source = ASTSource(kernel, signature, constexprs=constants)
+        assert compile_kernel(source, target=GPUTarget('cuda', 90, 32)).asm['ptx']
+
+
 @pytest.mark.gpu
 def test_triton_on_a_gpu():
     check_against_pytorch(all_errors('cuda'))
