@@ -85,7 +85,17 @@ def trace_step(
         crop: (H, W).
         cuda: As on CUDA; False as on the CPU, where another kernel serves attention in bfloat16.
         autocast: Precision that the optimizer wrapper gives to the whole forward pass.
+
+    Raises:
+        ValueError: Its loss depends on what the images show: a detector's, or that of queries.
     """
+    head = getattr(model, 'decode_head', None)
+    if head is None or hasattr(head, 'loss_by_feat'):
+        raise ValueError(
+            f'The memory of {type(head or model).__name__} depends on the objects in the images, '
+            'which a plan does not have: plan configs/upernet_internvit.py with the same --arch '
+            'and --tune for the part of the encoder.'
+        )
     alive = Alive((model.decode_head.out_channels, *crop))
     with ExitStack() as stack:
         stack.enter_context(_as_accelerator(model, cuda))
