@@ -373,10 +373,16 @@ class InternViT(BaseModule):
             _, tokens, _ = deque(self._states(x, self.arch.depth), maxlen=1).pop()
             return tokens.to(x.dtype)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the blocks in ``out_indices``: (B, 3, H, W) -> tuple of (B, D, h, w)."""
+    def forward(self, x: Tensor, stem_only: bool = False) -> tuple[Any, ...]:
+        """Maps of the blocks in ``out_indices``: (B, 3, H, W) -> tuple of (B, D, h, w).
+
+        With ``stem_only``, what :meth:`stem` returns: whoever runs the blocks by himself calls the
+        module all the same, because that is when shards of its own parameters are gathered.
+        """
         outs = []
         with self.precision(x):
+            if stem_only:
+                return self.stem(x)
             for i, tokens, grid in self._states(x, self.out_indices[-1] + 1):
                 if i in self.out_indices:
                     maps = tokens[:, self.num_prefix_tokens :].to(x.dtype).contiguous()

@@ -259,8 +259,7 @@ class ViTAdapter(BaseModule):
             (B, K + N, D) in the encoder's precision, and (B, C, D).
         """
         K = self.encoder.num_prefix_tokens
-        with self.encoder.precision(image):
-            x, grid = self.encoder.stem(image)
+        x, grid = self.encoder(image, stem_only=True)
         for (first, last), interaction in zip(self.groups, self.interactions, strict=True):
             if self.injection:
                 patches = self._run(interaction.injector, x[:, K:].to(c.dtype), c, places)

@@ -15,7 +15,7 @@ model.update(neck=None, data_preprocessor=dict(test_cfg=dict(size_divisor=16)))
 model.backbone = dict(
     type=ViTAdapter,
     encoder=dict(type=InternViT, arch='small', patch_size=16, img_size=224),
-    conv_inplane=32,
+    conv_inplane=16,
 )
 # What `--arch` with published weights adds: the full-tuning recipe.
 published = dict(
