@@ -1,6 +1,7 @@
 """From what a person types to a complete config."""
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def load_recipe(
         raise ValueError(f'{path} is not a config that can be read: {error}') from error
     if 'model' not in cfg:
         raise ValueError(f'{path} has no `model`: it is a base for other configs, not a run.')
+    if cfg.get('default_scope') == 'mmdet' and find_spec('mmdet') is None:
+        raise ValueError(
+            f'{config_stem(cfg)} needs mmdet, which is not installed: pip install mmdet_seg[det]'
+        )
     if data:
         _apply_data(cfg, data, arch)
     if arch:

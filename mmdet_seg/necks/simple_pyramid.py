@@ -1,4 +1,4 @@
-"""ViTDet's simple feature pyramid: a detector's levels from one map of a plain ViT.
+"""ViTDet's simple feature pyramid: a detector's levels from the map of a plain ViT.
 
 Shapes: B batch, D channels of the encoder, C channels of the levels, (h, w) grid of stride P.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, D channels of the encoder, C channels of the levels, (h, w) gri
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -19,26 +20,28 @@ _FACTORS = (4, 2, 1, 0.5)  # of the grid's resolution
 
 @register_everywhere
 class SimplePyramid(BaseModule):
-    """Levels at P/4, P/2, P, 2P and 4P pixels, or some of them, from the last map alone.
+    """Levels at P/4, P/2, P, 2P and 4P pixels, or some of them, from maps of one stride.
 
     Transposed convolutions or pooling make the four resolutions, a 1x1 and a 3x3 convolution with
-    channel norms the levels; the coarsest is every second pixel of the one before.
+    channel norms the levels; the coarsest is every second pixel of the one before. Published is the
+    last block's map alone; several blocks' maps are put behind one another, which gives an encoder
+    that starts from nothing shorter ways to learn on.
 
     Shapes::
 
-        inputs   one (B, D, h, w) map of stride P
+        inputs   (B, D, h, w) maps of stride P
         outputs  (B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w), (B, C, h // 2, w // 2), and half that
 
     Args:
-        in_channels: D; the detector fills it from the encoder.
-        in_strides: P; likewise. Only ``output_spec`` reads it.
+        in_channels: D, or a list with one for each map; the detector fills it from the encoder.
+        in_strides: P, or a list of equal ones; likewise. Only ``output_spec`` reads it.
         out_channels: C.
         factors: Of the grid's resolution, of each level: 4, 2, 1 and 0.5, fine to coarse.
         extra_level: Add one level that halves the coarsest.
         norm_eps: Of every norm.
 
     Raises:
-        ValueError: More than one map, or another factor.
+        ValueError: Maps of different strides, another number of maps, or another factor.
 
     Source:
         Exploring Plain Vision Transformer Backbones for Object Detection,
@@ -57,7 +60,12 @@ class SimplePyramid(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        D, self.in_stride = _single('in_channels', in_channels), _single('in_strides', in_strides)
+        channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
+        strides = {in_strides} if isinstance(in_strides, int) else set(in_strides)
+        if len(strides) != 1:
+            raise ValueError(f'in_strides={list(in_strides)} are not equal.')
+        self.num_maps, (self.in_stride,) = len(channels), strides
+        D = sum(channels)
         C = self.channels = out_channels
         self.extra_level = extra_level
 
@@ -92,22 +100,12 @@ class SimplePyramid(BaseModule):
         return [FeatureSpec(self.channels, stride) for stride in strides]
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        if len(inputs) != 1:
+        if len(inputs) != self.num_maps:
             raise ValueError(
-                f"SimplePyramid takes one map, not {len(inputs)}: set the encoder's out_indices "
-                'to one block.'
+                f'SimplePyramid was made for {self.num_maps} maps and is given {len(inputs)}.'
             )
-        maps = [level(inputs[0]) for level in self.levels]
+        x = torch.cat(list(inputs), dim=1) if self.num_maps > 1 else inputs[0]
+        maps = [level(x) for level in self.levels]
         if self.extra_level:
             maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
         return tuple(maps)
-
-
-def _single(name: str, value: int | Sequence[int]) -> int:
-    values = [value] if isinstance(value, int) else list(value)
-    if len(values) != 1:
-        raise ValueError(
-            f"{name}={values}: SimplePyramid takes one map; set the encoder's out_indices to one "
-            'block.'
-        )
-    return values[0]

@@ -97,10 +97,13 @@ def test_simple_pyramid():
     for x in outs[:4]:  # the last norm is over channels
         torch.testing.assert_close(x.mean(1), torch.zeros(2, *x.shape[2:]), atol=1e-5, rtol=0)
     assert torch.equal(outs[4], outs[3][:, :, ::2, ::2])
-    with pytest.raises(ValueError, match='takes one map, not 2'):
+    with pytest.raises(ValueError, match='made for 1 maps and is given 2'):
         neck([torch.zeros(1, 32, 2, 2)] * 2)
-    with pytest.raises(ValueError, match='takes one map'):
-        SimplePyramid([32, 32])
+    with pytest.raises(ValueError, match='not equal'):
+        SimplePyramid([32, 32], [8, 16])
+    two = SimplePyramid([32, 32], [16, 16], out_channels=8, factors=(2, 0.5), extra_level=False)
+    assert [tuple(x.shape[2:]) for x in two([torch.zeros(1, 32, 4, 4)] * 2)] == [(8, 8), (2, 2)]
+    assert [s.stride for s in two.output_spec()] == [8, 32]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,10 @@ def test_data_without_label_maps_have_no_semantic_branch():
     assert built('mask_rcnn_internvit')[0].semantic_head is not None
     assert built('mask_rcnn_internvit', data='coco')[0].semantic_head is None
     assert built('mask_rcnn_internvit', arch='300m-448px')[0].semantic_head is None
+
+
+def test_without_mmdet_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr('mmdet_seg.engine.recipe.find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'needs mmdet.*pip install mmdet_seg\[det\]'):
+        load_recipe('mask_rcnn_internvit')
+    load_recipe('upernet_internvit')

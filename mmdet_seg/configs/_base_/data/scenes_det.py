@@ -20,7 +20,7 @@ with read_base():
 
 num_classes = 5
 semantic_classes = 16
-object_scale = 4  # of the stride; enlarged, most objects are 40 to 100 pixels
+object_scale = 4  # of the stride; most objects are 30 to 75 pixels
 train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(
@@ -32,8 +32,8 @@ train_pipeline = [
     ),
     dict(
         type=RandomResize,
-        scale=(960, 384),
-        ratio_range=(0.8, 1.25),
+        scale=(720, 288),
+        ratio_range=(0.9, 1.2),
         resize_type=Resize,
         keep_ratio=True,
     ),
@@ -44,7 +44,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=Resize, scale_factor=1.5),
+    dict(type=Resize, scale_factor=1.125),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
     dict(
         type=PackDetInputs,

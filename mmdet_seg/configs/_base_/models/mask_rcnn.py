@@ -45,7 +45,9 @@ model = dict(
         pad_size_divisor=32,
     ),
     # The detectors' strides are powers of two; published kernels are resampled on loading.
-    backbone=dict(type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=-1),
+    backbone=dict(
+        type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=(1, 2, 4, 5)
+    ),
     neck=dict(type=SimplePyramid, out_channels=64, factors=(2, 1, 0.5)),
     rpn_head=dict(
         type=RPNHead,
@@ -135,7 +137,7 @@ model = dict(
 adaptive = dict(roi_layer=dict(sampling_ratio=0))  # as many samples as a bin has pixels
 published = dict(
     model=dict(
-        backbone=dict(drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
+        backbone=dict(out_indices=-1, drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
         semantic_head=None,
         neck=dict(out_channels=256, factors=(4, 2, 1, 0.5)),
         rpn_head=dict(feat_channels=256, num_convs=2),

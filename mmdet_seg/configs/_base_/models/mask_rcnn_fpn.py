@@ -14,7 +14,7 @@ with read_base():
 data_variants.update(coco='_coco_1333')
 arch_fields = dict(num_prefix_tokens=0)
 num_global_blocks = 0
-model.update(backbone=dict(frozen=True))
+model.update(backbone=dict(frozen=True, out_indices=-1))
 model.neck = [dict(type=FeaturePyramid), dict(type=FPN, out_channels=64, num_outs=5)]
 published = dict(
     model=dict(
