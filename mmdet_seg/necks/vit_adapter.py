@@ -68,8 +68,8 @@ class ViTAdapter(BaseModule):
         final_norm: Normalise the outputs.
         out_indices: Which of the four maps to return, ascending.
         drop_path_rate: Of the feed-forwards; None is the encoder's.
-        grad_checkpointing: Recompute injectors and extractors in the backward pass; blocks have
-            the encoder's own.
+        grad_checkpointing: Recompute injectors, extractors and blocks in the backward pass; None
+            is the encoder's.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads encoder and adapter from a
             checkpoint of the original ViT-Adapter, of InternViT-Adapter or of this class.
 
@@ -102,7 +102,7 @@ class ViTAdapter(BaseModule):
         final_norm: bool = True,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float | None = None,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: bool | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -116,7 +116,9 @@ class ViTAdapter(BaseModule):
         self.groups = resolve_groups(interaction_indexes, num_interactions, arch.depth)
         for block in self.encoder.blocks[self.groups[-1][1] + 1 :]:
             block.requires_grad_(False)  # no output depends on it
-        self.injection, self.grad_checkpointing = injection, grad_checkpointing
+        if grad_checkpointing is not None:
+            self.encoder.grad_checkpointing = grad_checkpointing
+        self.injection, self.grad_checkpointing = injection, self.encoder.grad_checkpointing
         self.out_indices = _resolve_outputs(out_indices)
         if vit_feature not in _VIT_FEATURES:
             raise ValueError(f"vit_feature={vit_feature!r} is not one of 'last', 'each', None.")
@@ -205,7 +207,8 @@ class ViTAdapter(BaseModule):
         """Maps of the strides in ``out_indices``: (B, 3, H, W) -> tuple of (B, D, h, w)."""
         image = pad_to_multiple(x, self.patch_size)
         finest, c, places = self.prior(image)
-        states = deque(self.interact(image, c, places), maxlen=len(STRIDES))
+        kept = len(STRIDES) if self.vit_feature == 'each' else 1
+        states = deque(self.interact(image, c, places), maxlen=kept)
         c = states[-1][1]
         levels = c.transpose(1, 2).split([h * w for h, w in places.sizes], dim=2)
         maps = [t.unflatten(2, size) for t, size in zip(levels, places.sizes, strict=True)]

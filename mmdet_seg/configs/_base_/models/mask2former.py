@@ -80,7 +80,7 @@ published = dict(
         backbone=dict(
             conv_inplane=64,
             grad_checkpointing=True,
-            encoder=dict(drop_path_rate=0.4, grad_checkpointing=True),
+            encoder=dict(drop_path_rate=0.4),
         ),
         decode_head=dict(
             feat_channels=1024,

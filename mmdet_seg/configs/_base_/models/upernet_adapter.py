@@ -24,7 +24,7 @@ published = dict(
         backbone=dict(
             conv_inplane=64,
             grad_checkpointing=True,
-            encoder=dict(drop_path_rate=0.4, grad_checkpointing=True),
+            encoder=dict(drop_path_rate=0.4),
         ),
         decode_head=dict(dropout_ratio=0.1, init_cfg=dict(std=0.01)),
         auxiliary_head=dict(dropout_ratio=0.1, init_cfg=dict(std=0.01)),
