@@ -4,7 +4,8 @@ Shapes: B batch, K prefix tokens, N patch tokens, Q queries, D channels, (h, w) 
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from mmdet_seg.registry import register_everywhere
 Stage = Callable[[Tensor, Tensor | None], Tensor]
 
 
-class OpenTokens:
+class OpenTokens(NamedTuple):
     """Tokens between two blocks of an encoder, and the blocks that are still to come.
+
+    A tuple: what shards a model's weights finds its outputs only in tuples, lists and dicts.
 
     Attributes:
         tokens: (B, K + N, D), in the precision of the encoder.
@@ -27,26 +30,10 @@ class OpenTokens:
             bool of what the queries see or None, in the precision of the blocks before.
     """
 
-    def __init__(
-        self, encoder: InternViT, tokens: Tensor, grid: tuple[int, int], start: int
-    ) -> None:
-        self.tokens, self.grid = tokens, grid
-        self.num_prefix_tokens = encoder.num_prefix_tokens
-        device = tokens.device.type
-        # The head's own precision must not reach the blocks.
-        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        cached = torch.is_autocast_cache_enabled()
-
-        def stage(index: int) -> Stage:
-            def run(x: Tensor, mask: Tensor | None) -> Tensor:
-                if torch.compiler.is_exporting():  # what is exported has one precision
-                    return encoder.run_block(index, x, grid, mask)
-                with torch.autocast(device, dtype, enabled=enabled, cache_enabled=cached):
-                    return encoder.run_block(index, x, grid, mask)
-
-            return run
-
-        self.stages = [stage(i) for i in range(start, encoder.out_indices[-1] + 1)]
+    tokens: Tensor
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+    stages: list[Stage]
 
     def float(self) -> 'OpenTokens':
         """Itself: the segmentor asks for float32 maps, tokens stay as the blocks take them."""
@@ -109,4 +96,20 @@ class SplitInternViT(InternViT):
             tokens, grid = self.stem(x)
             for i in range(self.first_query_block):
                 tokens = self.run_block(i, tokens, grid)
-            return (OpenTokens(self, tokens, grid, self.first_query_block),)
+            stages = self._stages(grid, tokens.device.type)
+            return (OpenTokens(tokens, grid, self.num_prefix_tokens, stages),)
+
+    def _stages(self, grid: tuple[int, int], device: str) -> list[Stage]:
+        """The blocks that are left, with the precision that holds here."""
+        # The head's own precision must not reach the blocks.
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        cached = torch.is_autocast_cache_enabled()
+
+        def stage(index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+            if torch.compiler.is_exporting():  # what is exported has one precision
+                return self.run_block(index, x, grid, mask)
+            with torch.autocast(device, dtype, enabled=enabled, cache_enabled=cached):
+                return self.run_block(index, x, grid, mask)
+
+        last = self.first_query_block + self.num_query_blocks
+        return [partial(stage, i) for i in range(self.first_query_block, last)]
