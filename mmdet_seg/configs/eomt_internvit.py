@@ -1,4 +1,4 @@
-"""Encoder-only mask transformer: queries join InternViT's last four blocks (EoMT).
+"""Encoder-only mask transformer: queries join InternViT's last blocks (EoMT).
 
 As given: the small encoder from scratch on the built-in scenes.
 
@@ -14,4 +14,6 @@ with read_base():
     from ._base_.data.scenes import *
     from ._base_.models.mask_transformer import *
 
+train_cfg.update(max_iters=800, val_interval=400)
+param_scheduler[1].update(end=800)
 custom_hooks = [*custom_hooks, annealing_hook]

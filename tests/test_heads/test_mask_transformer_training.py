@@ -108,6 +108,7 @@ def test_the_published_recipes():
     assert cfg.optim_wrapper.clip_grad.max_norm == 0.01
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.8
     assert cfg.model.decode_head.num_queries == 100
+    assert cfg.model.backbone.num_query_blocks == 4
     frozen = load_recipe('eomt_internvit_frozen', arch='300m-448px-v2-5', data='ade20k')
     assert list(frozen.model.backbone.out_indices) == [5, 11, 17, 23]
     assert frozen.model.decode_head.decoder.num_blocks == 6

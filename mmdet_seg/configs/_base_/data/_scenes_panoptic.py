@@ -52,8 +52,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type=PanopticQuality)
 test_evaluator = val_evaluator
-max_iters = 540
+max_iters = 800
 param_scheduler[1].update(end=max_iters)
-train_cfg.update(max_iters=max_iters, val_interval=270)
+train_cfg.update(max_iters=max_iters, val_interval=400)
 default_hooks.update(checkpoint=dict(save_best='PQ'))
 custom_hooks[2].update(metric='PQ')

@@ -16,7 +16,8 @@ with read_base():
     from .upernet import *
 
 model.update(
-    backbone=dict(type=SplitInternViT, out_indices=-1, num_query_blocks=4),
+    # Two of the small encoder's six blocks; published encoders have four.
+    backbone=dict(type=SplitInternViT, out_indices=-1, num_query_blocks=2),
     neck=None,
     auxiliary_head=None,
 )
@@ -34,7 +35,7 @@ annealing_hook = dict(type=MaskAnnealingHook)
 published = dict(
     model=dict(
         encoder_dtype='bf16',
-        backbone=dict(grad_checkpointing=True),
+        backbone=dict(grad_checkpointing=True, num_query_blocks=4),
         decode_head=dict(
             num_queries=100, points=dict(num_points=12544), transformer=dict(unmask_empty=False)
         ),

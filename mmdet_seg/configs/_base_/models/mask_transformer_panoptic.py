@@ -24,7 +24,7 @@ model = dict(
         seg_pad_value=255,
         pad_size_divisor=14,
     ),
-    backbone=dict(type=SplitInternViT, arch='small', out_indices=-1, num_query_blocks=4),
+    backbone=dict(type=SplitInternViT, arch='small', out_indices=-1, num_query_blocks=2),
     panoptic_head=dict(
         type=PanopticMaskTransformerHead,
         **numbers,
@@ -49,7 +49,7 @@ annealing_hook = dict(type=MaskAnnealingHook)
 # What `--arch` with published weights adds.
 published = dict(
     model=dict(
-        backbone=dict(grad_checkpointing=True),
+        backbone=dict(grad_checkpointing=True, num_query_blocks=4),
         panoptic_head=dict(
             num_queries=200, points=dict(num_points=12544), transformer=dict(unmask_empty=False)
         ),
