@@ -42,8 +42,8 @@ def ms_deform_attn(
         sampling_locations: (B, Q, M, L, P, 2), x then y, 0 and 1 at the outer edges of the map.
             Outside a map there are zeros.
         attention_weights: (B, Q, M, L, P).
-        backend: ``'torch'`` (any device; every run gives the same bits), ``'triton'`` (CUDA), or
-            ``'mmcv'`` (a compiled mmcv). ``'auto'`` is what the environment variable
+        backend: ``'torch'`` (any device; on CPU every run gives the same bits), ``'triton'``
+            (CUDA), or ``'mmcv'`` (a compiled mmcv). ``'auto'`` is what the environment variable
             ``MMDET_SEG_DEFORM_ATTN`` names, else Triton on CUDA where it is installed and PyTorch
             is not told to be deterministic, else PyTorch.
 

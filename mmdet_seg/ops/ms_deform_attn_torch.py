@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Points of the heads that are computed together. On CPU, for each core, few enough for its cache
-# and enough for the radix sort, which PyTorch uses from 32768 keys on.
+# Points, or positions of a level, of the heads that are computed together. On CPU, for each core,
+# few enough for its cache and enough for the radix sort, which PyTorch uses from 32768 keys on.
 _POINTS_OF_A_CORE = 1 << 15
 _POINTS_OF_A_GPU = 1 << 22
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # y, x
@@ -38,21 +38,17 @@ def forward(
         (B, Q, M * D) in the dtype of ``value``.
     """
     B, _, M, D = value.shape
-    Q, P = locations.shape[1], locations.shape[4]
+    Q = locations.shape[1]
     out = value.new_zeros(B, Q, M, D)
     if weights.numel() == 0:
         return out.flatten(2)
     dtype = computed_in(value, locations, weights)
-    for b, heads, R in _parts(locations):
+    for b, heads, R in _parts(locations, shapes):
         total = torch.zeros(R * Q, D, dtype=dtype, device=value.device)
         for level, start, (h, w) in _levels(shapes):
-            table = _bordered(value[b, start : start + h * w, heads], h, w, dtype)
-            cells, x, y, _ = _cells(locations[b, :, heads, level], h, w, dtype)
-            weight = weights[b, :, heads, level].transpose(0, 1).to(dtype).contiguous()
-            rows = _pixels(cells, w).view(-1, P)
-            shares = _shares(x, y, weight).view(-1, P)
-            sums = F.embedding_bag(rows, table, mode='sum', per_sample_weights=shares)
-            total += sums.view(4, R * Q, D).sum(0)
+            maps = value[b, start : start + h * w, heads]
+            points = locations[b, :, heads, level], weights[b, :, heads, level]
+            total += _sampled(maps, *points, h, w, dtype)
         out[b, :, heads] = total.view(R, Q, D).transpose(0, 1)
     return out.flatten(2)
 
@@ -69,7 +65,6 @@ def backward(
     Args:
         grad: (B, Q, M * D), gradient of the result; the others as in :func:`forward`.
     """
-    Q, P = locations.shape[1], locations.shape[4]
     contiguous = torch.contiguous_format
     grads = tuple(
         torch.zeros_like(t, memory_format=contiguous) for t in (value, locations, weights)
@@ -79,30 +74,16 @@ def backward(
     grad_value, grad_locations, grad_weights = grads
     dtype = computed_in(value, locations, weights)
     grad = grad.unflatten(2, value.shape[2:])
-    for b, heads, R in _parts(locations):
-        rows_grad = grad[b, :, heads].transpose(0, 1).reshape(R * Q, -1).to(dtype)
-        query = torch.arange(R * Q, dtype=torch.int32, device=grad.device)
-        query = query.repeat_interleave(P).repeat(4)
+    for b, heads, _ in _parts(locations, shapes):
+        rows_grad = grad[b, :, heads].transpose(0, 1).flatten(0, 1).to(dtype)
         for level, start, (h, w) in _levels(shapes):
             positions = slice(start, start + h * w)
-            table = _bordered(value[b, positions, heads], h, w, dtype)
-            cells, x, y, inside = _cells(locations[b, :, heads, level], h, w, dtype)
-            weight = weights[b, :, heads, level].transpose(0, 1).to(dtype).contiguous()
-            shares = _shares(x, y, weight)
-            grad_value[b, positions, heads] = _grad_map(rows_grad, cells, shares, h, w)
-            del shares
-            left_top, right_top, left_bottom, right_bottom = _dots(
-                rows_grad, table, _pixels(cells, w), query
-            )
-            right_top -= left_top
-            right_bottom -= left_bottom
-            top, bottom = left_top.addcmul_(x, right_top), left_bottom.addcmul_(x, right_bottom)
-            slope_x = torch.lerp(right_top, right_bottom, y)
-            slope_y = bottom.sub_(top)
-            grad_weights[b, :, heads, level] = top.addcmul_(y, slope_y).transpose(0, 1)
-            weight = weight * inside
-            slopes = torch.stack([slope_x.mul_(weight).mul_(w), slope_y.mul_(weight).mul_(h)], -1)
-            grad_locations[b, :, heads, level] = slopes.transpose(0, 1)
+            maps = value[b, positions, heads]
+            points = locations[b, :, heads, level], weights[b, :, heads, level]
+            found = _gradients(rows_grad, maps, *points, h, w)
+            grad_value[b, positions, heads] = found[0]
+            grad_locations[b, :, heads, level] = found[1]
+            grad_weights[b, :, heads, level] = found[2]
     return grads
 
 
@@ -114,12 +95,14 @@ def computed_in(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def _parts(locations: Tensor) -> Iterator[tuple[int, slice, int]]:
+def _parts(locations: Tensor, shapes: list[tuple[int, int]]) -> Iterator[tuple[int, slice, int]]:
     """Batch index, heads and their number, of each part that is computed at once."""
     B, Q, M, _, P, _ = locations.shape
+    most = max(Q * P, *(h * w for h, w in shapes))
     on_cpu = locations.device.type == 'cpu'
-    points = _POINTS_OF_A_CORE * torch.get_num_threads() if on_cpu else _POINTS_OF_A_GPU
-    parts = max(1, M // -(-points // (Q * P)))
+    least = -(-(_POINTS_OF_A_CORE if on_cpu else _POINTS_OF_A_GPU) // most)
+    cores = torch.get_num_threads() if on_cpu else 1
+    parts = max(1, min(M // least, round(M / (least * cores))))
     for b in range(B):
         for i in range(parts):
             heads = slice(i * M // parts, (i + 1) * M // parts)
@@ -132,6 +115,57 @@ def _levels(shapes: list[tuple[int, int]]) -> Iterator[tuple[int, int, tuple[int
     for level, (h, w) in enumerate(shapes):
         yield level, start, (h, w)
         start += h * w
+
+
+def _sampled(
+    maps: Tensor, locations: Tensor, weights: Tensor, h: int, w: int, dtype: torch.dtype
+) -> Tensor:
+    """What a level adds to the result.
+
+    Args:
+        maps: (h * w, R, D).
+        locations: (Q, R, P, 2).
+        weights: (Q, R, P).
+
+    Returns:
+        (R * Q, D).
+    """
+    P = weights.shape[2]
+    table = _bordered(maps, h, w, dtype)
+    cells, x, y, _ = _cells(locations, h, w, dtype)
+    shares = _shares(x, y, weights.transpose(0, 1).to(dtype).contiguous())
+    rows = _pixels(cells, w).view(-1, P)
+    sums = F.embedding_bag(rows, table, mode='sum', per_sample_weights=shares.view(-1, P))
+    return sums.view(4, -1, maps.shape[2]).sum(0)
+
+
+def _gradients(
+    rows_grad: Tensor, maps: Tensor, locations: Tensor, weights: Tensor, h: int, w: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a level's maps, locations and weights, shaped as they are.
+
+    Args:
+        rows_grad: (R * Q, D), gradient of the result.
+        maps: (h * w, R, D).
+        locations: (Q, R, P, 2).
+        weights: (Q, R, P).
+    """
+    dtype = rows_grad.dtype
+    cells, x, y, inside = _cells(locations, h, w, dtype)
+    weight = weights.transpose(0, 1).to(dtype).contiguous()
+    grad_maps = _grad_maps(rows_grad, cells, _shares(x, y, weight), h, w)
+    dots = _dots(rows_grad, _bordered(maps, h, w, dtype), _pixels(cells, w))
+    # The four are interpolated as the pixels were; their slopes move the location.
+    left_top, right_top, left_bottom, right_bottom = dots
+    right_top -= left_top
+    right_bottom -= left_bottom
+    top, bottom = left_top.addcmul_(x, right_top), left_bottom.addcmul_(x, right_bottom)
+    slope_x = torch.lerp(right_top, right_bottom, y)
+    slope_y = bottom.sub_(top)
+    grad_weights = top.addcmul_(y, slope_y)
+    weight = weight * inside  # may be the argument itself: not in place
+    slopes = torch.stack([slope_x.mul_(weight).mul_(w), slope_y.mul_(weight).mul_(h)], -1)
+    return grad_maps, slopes.transpose(0, 1), grad_weights.transpose(0, 1)
 
 
 def _bordered(maps: Tensor, h: int, w: int, dtype: torch.dtype) -> Tensor:
@@ -189,25 +223,35 @@ def _pixels(cells: Tensor, w: int) -> Tensor:
     return cells + (corner % 2 + corner // 2 * (w + 2))
 
 
-def _dots(rows_grad: Tensor, table: Tensor, rows: Tensor, query: Tensor) -> Tensor:
-    """Dot product of each pixel's row of the table and its query's row of the gradient."""
+def _dots(rows_grad: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+    """(4, R, Q, P): products of each pixel's row of the table and its query's of the gradient."""
+    query = torch.arange(len(rows_grad), dtype=torch.int32, device=rows.device)
+    query = query.repeat_interleave(rows.shape[3]).repeat(4)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         rows_grad, table, rows.view(-1), query[:0], query, 0
     ).view(rows.shape)
 
 
-def _grad_map(rows_grad: Tensor, cells: Tensor, shares: Tensor, h: int, w: int) -> Tensor:
-    """Gradient of a level's maps (h * w, R, D), summed in the order of the points."""
-    R, _, P = cells.shape
+def _grad_maps(rows_grad: Tensor, cells: Tensor, shares: Tensor, h: int, w: int) -> Tensor:
+    """Gradient of a level's maps (h * w, R, D)."""
+    R, Q, P = cells.shape
+    D = rows_grad.shape[1]
+    size = R * (h + 2) * (w + 2)
+    if shares.numel() < size:  # few points on large maps: most cells have none
+        products = shares.unsqueeze(-1) * rows_grad.view(R, Q, 1, D)
+        total = rows_grad.new_zeros(size, D)
+        total.index_add_(0, _pixels(cells, w).view(-1), products.view(-1, D))
+        total = total.view(R, h + 2, w + 2, D)[:, 1:-1, 1:-1]
+        return total.flatten(1, 2).transpose(0, 1)
     cells, order = cells.view(-1).sort(stable=True)
-    counts = torch.bincount(cells, minlength=R * (h + 2) * (w + 2))
+    counts = torch.bincount(cells, minlength=size)
     starts = counts.cumsum(0).sub_(counts)
     query = torch.div(order, P, rounding_mode='floor')
-    total = torch.zeros(R, h, w, rows_grad.shape[1], dtype=rows_grad.dtype, device=cells.device)
+    total = rows_grad.new_zeros(R, h, w, D)
     for (dy, dx), share in zip(_CORNERS, shares, strict=True):
         share = share.view(-1).index_select(0, order)
         sums = F.embedding_bag(query, rows_grad, starts, mode='sum', per_sample_weights=share)
         # The cell whose corner (dy, dx) a pixel is begins dy rows and dx columns before it.
-        sums = sums.view(R, h + 2, w + 2, -1)
+        sums = sums.view(R, h + 2, w + 2, D)
         total += sums[:, 1 - dy : h + 1 - dy, 1 - dx : w + 1 - dx]
-    return total.view(R, h * w, -1).transpose(0, 1)
+    return total.view(R, h * w, D).transpose(0, 1)

@@ -83,6 +83,17 @@ def test_many_points_against_mmcv():
         assert_close(tensor, expected, 1e-10)
 
 
+def test_few_points_on_a_large_map_against_mmcv():
+    value, locations, weights = some_inputs(torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(30, 41), (2, 3)]
+    value = torch.rand(2, 1236, 2, 4, generator=generator, dtype=torch.float64)
+    found = result_and_gradients(ms_deform_attn, [value, locations, weights], shapes)
+    expected = result_and_gradients(stock, [value, locations, weights], shapes)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, 1e-10)
+
+
 def test_the_same_bits_with_any_number_of_threads():
     inputs, shapes = big_inputs(torch.float32)
     threads = torch.get_num_threads()
@@ -177,6 +188,16 @@ def test_one_level_is_grid_sample():
         grid = 2 * locations[:, :, head, 0, :1] - 1
         sampled = F.grid_sample(image, grid, align_corners=False)[..., 0].transpose(1, 2)
         torch.testing.assert_close(result[..., 4 * head : 4 * head + 4], sampled)
+
+
+def test_arguments_stay_as_they_are():
+    # One head, one level: no copy is needed to bring a head's weights together.
+    value, locations, weights = (tensor[:1] for tensor in some_inputs())
+    inputs = [value[:, :24, :1], locations[:, :, :1, :1], weights[:, :, :1, :1]]
+    inputs = [tensor.contiguous() for tensor in inputs]
+    before = [tensor.clone() for tensor in inputs]
+    result_and_gradients(ms_deform_attn, inputs, SHAPES[:1])
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
 
 
 def test_no_queries():
