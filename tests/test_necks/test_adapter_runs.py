@@ -11,7 +11,7 @@ from mmdet_seg.engine.model_conversion import convert_model
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.runner import build_runner
 from mmdet_seg.engine.tuning import apply_tune
-from tests.small_runs import small_run
+from tests.small_runs import run_job, small_run
 
 LEAF = 'upernet_adapter_internvit'
 
@@ -73,3 +73,29 @@ def test_a_run_leaves_the_frozen_encoder_out_and_finds_it_again(tmp_path):
             assert torch.equal(out, expected)
     ours = again.backbone.encoder.blocks[2].attn.qkv.weight
     assert torch.equal(ours, encoder.blocks[2].attn.qkv.weight.bfloat16())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('strategy', ['zero3', 'fsdp'])
+def test_two_processes_with_shards_train_as_one(strategy, tmp_path):
+    found = []
+    for processes in (1, 2):
+        options = small_run(
+            tmp_path / 'scenes',
+            4,
+            **{
+                'model.backbone.conv_inplane': 8,
+                'model.backbone.init_values': 0.5,
+                'train_dataloader.batch_size': 4 // processes,
+                'optim_wrapper.type': 'OptimWrapper',  # float32
+            },
+        )
+        job = dict(
+            config=LEAF,
+            options=options,
+            strategy=strategy if processes > 1 else 'ddp',
+            work_dir=str(tmp_path / f'run{processes}'),
+        )
+        path = tmp_path / f'{processes}.json'
+        found.append(run_job('tests.strategy_process', job, path, processes)['losses'])
+    assert found[1] == pytest.approx(found[0], rel=2e-6)
