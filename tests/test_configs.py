@@ -127,7 +127,7 @@ def test_a_detector_takes_one_step_and_predicts(leaf, data, roots, coco):
         cfg.model.num_queries = 20
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
     for split in ('train', 'val'):
         dataset = cfg[f'{split}_dataloader'].dataset

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdet_seg.mmdet_door import CascadeRCNN, MaskRCNN
+from mmdet_seg.ops.sync_batch_norm import SyncBatchNorm
 from mmdet_seg.registry import MODELS
 
 
@@ -45,7 +46,7 @@ class SemanticHead(nn.Module):
         self.stride, self.weight, self.ignore = in_stride, loss_weight, ignore_index
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(8, channels),
+            SyncBatchNorm(channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, num_classes, 1),
         )

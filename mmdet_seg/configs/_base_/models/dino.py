@@ -34,7 +34,7 @@ model = dict(
     backbone=dict(
         type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=(1, 2, 4, 5)
     ),
-    neck=dict(type=SimplePyramid, out_channels=256, factors=(2, 1, 0.5)),
+    neck=dict(type=SimplePyramid, out_channels=256, factors=(2, 1, 0.5), norm='sync_bn'),
     encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=over_maps, ffn_cfg=ffn)),
     decoder=dict(
         num_layers=2,
@@ -78,6 +78,7 @@ published = dict(
     model=dict(
         num_queries=900,
         backbone=dict(out_indices=-1, drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
+        neck=dict(norm='layer'),
         encoder=dict(num_layers=6, layer_cfg=wide),
         decoder=dict(num_layers=6, layer_cfg=wide),
         test_cfg=dict(max_per_img=300),

@@ -48,7 +48,7 @@ model = dict(
     backbone=dict(
         type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=(1, 2, 4, 5)
     ),
-    neck=dict(type=SimplePyramid, out_channels=64, factors=(2, 1, 0.5)),
+    neck=dict(type=SimplePyramid, out_channels=64, factors=(2, 1, 0.5), norm='sync_bn'),
     rpn_head=dict(
         type=RPNHead,
         feat_channels=64,
@@ -89,7 +89,8 @@ model = dict(
             loss_mask=dict(type=CrossEntropyLoss, use_mask=True, loss_weight=1.0),
         ),
     ),
-    semantic_head=dict(num_classes=None),  # only where the data bring label maps
+    # Only where the data bring label maps. At less weight, what few boxes say drowns it out.
+    semantic_head=dict(num_classes=None, loss_weight=5.0),
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
@@ -139,7 +140,7 @@ published = dict(
     model=dict(
         backbone=dict(out_indices=-1, drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
         semantic_head=None,
-        neck=dict(out_channels=256, factors=(4, 2, 1, 0.5)),
+        neck=dict(out_channels=256, factors=(4, 2, 1, 0.5), norm='layer'),
         rpn_head=dict(feat_channels=256, num_convs=2),
         roi_head=dict(
             bbox_roi_extractor=adaptive,
