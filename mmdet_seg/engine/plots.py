@@ -64,7 +64,7 @@ def draw_predictions(out: Path, model: torch.nn.Module, dataset: Any, num_images
         rows.append(shown)
         present |= classes
     width = max(len(row) for row in rows)
-    figure, canvas = _figure(2.75 * width, 2.15 * 4 / width * len(rows) + 0.7)
+    figure, canvas = _figure(2.75 * width, 2.15 * len(rows) + 0.7)
     axes = figure.subplots(len(rows), width, squeeze=False)
     for number, (places, row) in enumerate(zip(axes, rows, strict=True)):
         for axis, panel in zip(places, row, strict=False):
