@@ -211,3 +211,15 @@ def test_a_resumed_run_anneals_as_one_that_was_not_stopped(tmp_path):
     whole, rest = losses(tmp_path / 'a'), losses(tmp_path / 'b')
     assert len(whole) == 6
     assert rest[-2:] == whole[-2:]
+
+
+@pytest.mark.slow
+def test_heads_beside_each_other():
+    from mmdet_seg.engine import mask_benchmark
+
+    names = ('linear_internvit', 'eomt_internvit', 'eomt_internvit_frozen')
+    rows = mask_benchmark.run(names, 'tiny', 'scenes', 56, 1, lambda _: None)
+    assert [row.config for row in rows] == list(names)
+    assert rows[0].ratio == 1
+    assert len({row.total - row.head for row in rows}) == 1  # one encoder
+    assert len(mask_benchmark.table(rows).splitlines()) == 2 + len(names)
