@@ -15,7 +15,8 @@ def test_table_command_and_json(tmp_path):
     assert done.returncode == 0, done.stderr
     assert '\x1b' not in done.stdout  # plain where it is no terminal
     lines = done.stdout.splitlines()
-    assert {'weights', 'optimizer', 'gradients', 'total'} <= {x.split()[0] for x in lines if x.strip()}
+    first_words = {line.split()[0] for line in lines if line.strip()}
+    assert {'weights', 'optimizer', 'gradients', 'total'} <= first_words
     command = lines[-1].strip()
     assert command == f'torchrun --nproc_per_node 4 tools/train.py {CONFIG} --strategy ddp'
     facts = json.loads(out.read_text())
