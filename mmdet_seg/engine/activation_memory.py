@@ -90,7 +90,7 @@ def trace_step(
         ValueError: Its loss depends on what the images show: a detector's, or that of queries.
     """
     head = getattr(model, 'decode_head', None)
-    if head is None or hasattr(head, 'loss_by_feat'):
+    if head is None or hasattr(head, 'num_queries'):
         raise ValueError(
             f'The memory of {type(head or model).__name__} depends on the objects in the images, '
             'which a plan does not have: plan configs/upernet_internvit.py with the same --arch '

@@ -143,7 +143,8 @@ class NoMmdet:
 def test_without_mmdet_one_line_names_the_extra(monkeypatch) -> None:
     for name in [n for n in sys.modules if n.partition('.')[0] == 'mmdet']:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, 'mmdet_seg.datasets.scenes_det_dataset', raising=False)
+    for name in ('mmdet_door', 'datasets.coco_instances', 'datasets.scenes_det_dataset'):
+        monkeypatch.delitem(sys.modules, f'mmdet_seg.{name}', raising=False)
     monkeypatch.setattr(sys, 'meta_path', [NoMmdet, *sys.meta_path])
     with pytest.raises(ImportError) as caught:
         DATASETS.build(dict(type='mmdet_seg.SceneDetDataset'))
