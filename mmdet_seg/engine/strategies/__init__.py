@@ -56,6 +56,7 @@ def build_strategy(cfg: Config) -> Strategy:
         micro_batch=cfg.train_dataloader.batch_size,
         accumulate=accumulate,
         clip_norm=_clip_norm(cfg, name),
+        whole_blocks=bool(cfg.get('compile_blocks')),
     )
 
 

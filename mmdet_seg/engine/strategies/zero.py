@@ -45,6 +45,7 @@ class Zero(Strategy):
         micro_batch: Images of one process in one step.
         accumulate: Steps per update.
         clip_norm: Largest norm of the gradient, 0 without limit.
+        whole_blocks: Stage 3 gathers the encoder's blocks as wholes, as compiled ones need.
     """
 
     needs_group = True
@@ -56,8 +57,9 @@ class Zero(Strategy):
         micro_batch: int = 1,
         accumulate: int = 1,
         clip_norm: float = 0.0,
+        whole_blocks: bool = False,
     ) -> None:
-        self.stage, self.offload = stage, offload
+        self.stage, self.offload, self.whole_blocks = stage, offload, whole_blocks
         self.sharded = stage == 3
         self.settings = {
             'train_micro_batch_size_per_gpu': micro_batch,
@@ -91,9 +93,8 @@ class Zero(Strategy):
                 zero['offload_param'] = place
         config = {**self.settings, 'zero_optimization': zero}
         if self.stage == 3:
-            # A block is gathered as a whole: fewer hooks, and none inside of what is compiled.
-            for kind in {type(block) for block in getattr(model.backbone, 'blocks', ())}:
-                deepspeed.utils.set_z3_leaf_modules(model, [kind])
+            if self.whole_blocks:
+                _gather_whole_blocks(model)
             # Left to itself, `initialize` would first move the whole model to the accelerator.
             remote = 'cpu' if self.offload else None
             pinned = place['pin_memory'] and self.offload
@@ -310,6 +311,23 @@ class ZeroOptimWrapper(OptimWrapper):
 
 def _group(mapping: Any) -> int:
     return mapping.param_group_index
+
+
+def _gather_whole_blocks(model: nn.Module) -> None:
+    """No hooks inside of blocks, where a compiled one would not run them.
+
+    Raises:
+        ValueError: Weights of blocks train while nothing before them does: DeepSpeed 0.19 would let
+            go of a block's weights before its backward pass.
+    """
+    names = [name for name, _ in model.named_parameters() if name.startswith('backbone.')]
+    if names and all('.blocks.' in name for name in names):
+        raise ValueError(
+            'compile_blocks with zero3 needs an encoder that trains from its stem on: leave '
+            'compile_blocks out, or choose --strategy fsdp or zero2.'
+        )
+    for kind in {type(block) for block in getattr(model.backbone, 'blocks', ())}:
+        deepspeed.utils.set_z3_leaf_modules(model, [kind])
 
 
 def _compile_nothing() -> None:
