@@ -50,6 +50,8 @@ setup(
         'lora': ['peft>=0.15'],
         'deepspeed': ['deepspeed>=0.16'],
         'tensorboard': ['tensorboard>=2.14'],
+        'probe': ['scikit-learn>=1.5', 'faiss-cpu>=1.9'],
+        'quantize': ['torchao>=0.14'],
         'peers': ['timm>=1.0.15', 'transformers>=5.0'],
         'export': ['onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'],
         'dev': [
@@ -62,6 +64,9 @@ setup(
             'onnx>=1.17',
             'onnxscript>=0.5',
             'onnxruntime>=1.20',
+            'scikit-learn>=1.5',
+            'faiss-cpu>=1.9',
+            'torchao>=0.14',
             'pytest>=8',
             'pytest-xdist>=3.6',
             'ruff==0.17.6',

@@ -22,7 +22,8 @@ RANK = {
     'detectors': 5,
     'datasets': 5,
     'engine': 6,
-    'tools': 7,
+    'probes': 7,
+    'tools': 8,
 }
 # Modules beside the packages that anyone may import; they themselves import nothing of ours but
 # the stand-ins.

@@ -1,0 +1,1 @@
+"""Many answers from one pass of a frozen encoder."""
