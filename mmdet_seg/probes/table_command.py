@@ -1,0 +1,12 @@
+"""Command line of ``tools/probe.py table``."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+
+
+def main(args: argparse.Namespace) -> int | None:
+    """Run the job and print what came out."""
+    raise ValueError('table: not written yet.')
