@@ -1,17 +1,20 @@
 """What every probe asks of an encoder, whoever wrote it.
 
-Shapes: B images, (H, W) pixels, (h, w) grid, K prefix tokens, D channels.
+Shapes: B images, (H, W) pixels, (h, w) grid, N = h * w patches, K prefix tokens, D channels.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmdet_seg.backbones import ARCHS, InternViT, get_arch
+from mmdet_seg.probes.weights_hash import hash_weights
 
 RANDOM = 'random:'  # an encoder of the table without weights: for timings and as a floor
+TIMM = 'timm:'
+HF = 'hf:'
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
@@ -41,6 +44,8 @@ class FrozenEncoder(nn.Module):
         mean: Of the pixels, 0 to 255, RGB; images are normalised by whoever reads them.
         std: Likewise.
         has_final_norm: Whether the encoder ends with a norm that it was trained with.
+        quantization: ``int8`` or ``fp8``; None where the weights are as they were read.
+        quantization_report: What that changed.
     """
 
     name: str
@@ -53,6 +58,51 @@ class FrozenEncoder(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     has_final_norm: bool = False
+    quantization: str | None = None
+    quantization_report: Any = None
+    _identity: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights' bytes, of the shape they make and of how they were quantised.
+
+        The name does not count, nor where the weights are. Read once: 2 GB a second or so.
+        """
+        if self._identity is None:
+            self._identity = hash_weights(self, self._structure())
+        return self._identity
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the features."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole encoder."""
+        return sum(p.numel() for p in self.parameters())
+
+    def describe(self) -> dict[str, Any]:
+        """What :class:`mmdet_seg.probes.results.Results` keeps of an encoder."""
+        return {
+            'name': self.name,
+            'identity': self.identity,
+            'embed_dim': self.embed_dim,
+            'depth': self.depth,
+            'patch_size': self.patch_size,
+            'num_parameters': self.num_parameters,
+            'dtype': str(self.dtype).removeprefix('torch.'),
+            'quantization': self.quantization,
+        }
+
+    def _structure(self) -> Any:
+        """What two encoders with the same weights may still differ in."""
+        raise NotImplementedError
 
     def features(
         self, images: Tensor, layers: Sequence[int], *, final_norm: bool = False
@@ -70,12 +120,45 @@ class FrozenEncoder(nn.Module):
         """
         raise NotImplementedError
 
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """Who looks at whom in one block, for pictures.
+
+        Args:
+            images: As for :meth:`features`.
+            layer: Block, counted from 0, or negative from the last.
+
+        Returns:
+            (B, heads, K + N, K + N) float32, row i sums to 1 over what token i reads; tokens are
+            the prefix, then the patches in row-major order.
+
+        Raises:
+            ValueError: As for :meth:`features`, or a block whose attention is not over all tokens.
+        """
+        raise NotImplementedError
+
+    def check_size(self, images: Tensor) -> tuple[int, int]:
+        """The grid of ``images``.
+
+        Raises:
+            ValueError: A side that is no multiple of the patch.
+        """
+        (H, W), P = images.shape[-2:], self.patch_size
+        if H % P or W % P or not (H and W):
+            fit = 'x'.join(str(max(round(side / P), 1) * P) for side in (H, W))
+            raise ValueError(
+                f'Images of {H}x{W} pixels: {self.name} needs multiples of its patch of {P}; '
+                f'nearest that fits: {fit}.'
+            )
+        return H // P, W // P
+
     def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """``layers`` with negative ones counted from the last block.
 
         Raises:
             ValueError: A block that the encoder does not have.
         """
+        if not len(layers):
+            raise ValueError(f'No layer of {self.name} was asked for; it has {self.depth}.')
         for layer in layers:
             if not -self.depth <= layer < self.depth:
                 raise ValueError(
@@ -102,6 +185,15 @@ class InternViTEncoder(FrozenEncoder):
         self.num_prefix_tokens = encoder.num_prefix_tokens
         self.mean, self.std = _IMAGENET
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """See :attr:`FrozenEncoder.dtype`."""
+        return self.encoder.pos_embed.dtype
+
+    def _structure(self) -> Any:
+        windows = [block.attn.window for block in self.encoder.blocks]
+        return {'kind': 'InternViT', **self.encoder.arch.to_dict(), 'windows': windows}
+
     @torch.no_grad()
     def features(
         self, images: Tensor, layers: Sequence[int], *, final_norm: bool = False
@@ -120,19 +212,49 @@ class InternViTEncoder(FrozenEncoder):
                     out[i] = LayerFeatures(tokens[:, :K], patches)
         return out
 
+    @torch.no_grad()
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """See :meth:`FrozenEncoder.attention`."""
+        (layer,) = self.check_layers([layer])
+        block = self.encoder.blocks[layer]
+        attn = block.attn
+        with self.encoder.precision(images):
+            tokens, grid = self.encoder.stem(images)
+            if attn.window and max(grid) > attn.window:
+                raise ValueError(
+                    f'Block {layer} of {self.name} attends within windows of {attn.window} '
+                    'patches; pictures need a block that sees everything.'
+                )
+            for i in range(layer):
+                tokens = self.encoder.run_block(i, tokens, grid)
+            q, k, _ = attn.qkv(block.norm1(tokens)).chunk(3, dim=-1)
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2).float() for t in (q, k))
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+
 
 def open_encoder(source: str, *, dtype: torch.dtype | str | None = None) -> FrozenEncoder:
     """The frozen encoder that a user means.
 
     Args:
         source: A checkpoint in any published layout, a run's checkpoint, a hub id or the name of a
-            published encoder; ``random:NAME`` for one of the table without weights (seed 0).
+            published encoder; ``random:NAME`` for one of the table without weights (seed 0);
+            ``timm:NAME`` and ``hf:PATH`` for other people's, see :mod:`.timm_encoder` and
+            :mod:`.hf_encoder`.
         dtype: Of the weights; None is bfloat16.
 
     Raises:
         FileNotFoundError: Nothing there.
         ValueError: It is broken, or no encoder.
     """
+    if source.startswith(TIMM):
+        from mmdet_seg.probes.timm_encoder import open_timm
+
+        return open_timm(source, dtype=dtype)
+    if source.startswith(HF):
+        from mmdet_seg.probes.hf_encoder import open_hf
+
+        return open_hf(source, dtype=dtype)
     if source.startswith(RANDOM):
         arch = get_arch(source.removeprefix(RANDOM))
         with torch.random.fork_rng(devices=[]):
