@@ -3,8 +3,8 @@
     python tools/prepare.py ade20k ADEChallengeData2016.zip
     python tools/prepare.py check my_folder
 
-NAME is ade20k, coco_stuff, cityscapes, pascal_context or voc12: SOURCE (zip, tar, folder, or a
-folder that holds the archives) is laid out as --data expects it, labels are converted where they
+NAME is ade20k, coco, coco_stuff, cityscapes, pascal_context or voc12: SOURCE (zip, tar, folder, or
+a folder that holds the archives) is laid out as --data expects it, labels are converted where they
 have to be, and counts and label values are verified. Run it again after an interruption, it goes
 on. With `check`, SOURCE is your own folder with images/ and masks/; what is found is written to
 SOURCE/dataset.json, and `tools/train.py CONFIG --data SOURCE` trains on it.
@@ -15,7 +15,7 @@ import shlex
 
 from mmdet_seg import command_line
 
-NAMES = ('ade20k', 'coco_stuff', 'cityscapes', 'pascal_context', 'voc12', 'check')
+NAMES = ('ade20k', 'coco', 'coco_stuff', 'cityscapes', 'pascal_context', 'voc12', 'check')
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +80,7 @@ def lay_out(args: argparse.Namespace) -> int:
         where = f' --cfg-options {" ".join(loaders)}'
     print(
         'Counts and labels are as published. Train on it: '
-        f'python tools/train.py configs/linear_internvit.py --data {layout.data}{where}'
+        f'python tools/train.py configs/{layout.config}.py --data {layout.data}{where}'
     )
     return command_line.OK
 

@@ -2,6 +2,7 @@
 
 import argparse
 from importlib import import_module
+from types import ModuleType
 
 from mmdet_seg import command_line
 
@@ -23,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _command(job: str):
+def _command(job: str) -> ModuleType:
     """Module with ``add_arguments(parser)`` and ``main(args)``; it imports torch in ``main``."""
     return import_module(f'mmdet_seg.probes.{job}_command')
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdet_seg.datasets.pascal_context_labels import ContextLabels
-from mmdet_seg.datasets.prepare_layouts import LAYOUTS, Layout, Rule
+from mmdet_seg.datasets.prepare_coco import verify_coco
+from mmdet_seg.datasets.prepare_layouts import LAYOUTS, CocoSplit, Layout, Rule
 from mmdet_seg.datasets.prepare_source import BrokenMember, Item, items
 from mmdet_seg.datasets.prepare_verify import verify
 
@@ -75,7 +76,8 @@ def prepare(
     if not placed:
         raise ValueError(f'{source} holds no file of {name}; what has to be there: {layout.files}.')
     with _progress(f'{name}: checking') as advance:
-        verify(layout, root, done, advance)
+        annotated = any(isinstance(split, CocoSplit) for split in layout.splits.values())
+        (verify_coco if annotated else verify)(layout, root, done, advance)
     return done
 
 

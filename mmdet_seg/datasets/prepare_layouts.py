@@ -49,6 +49,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class CocoSplit:
+    """A part of a data set with COCO's annotations.
+
+    Attributes:
+        images: Folder of the images.
+        instances: File of boxes and masks.
+        panoptic: File of panoptic segments; its maps lie in a folder of the same name. May be
+            absent as a whole.
+        count: Published number of images.
+    """
+
+    images: str
+    instances: str
+    panoptic: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """A data set.
 
@@ -59,14 +77,16 @@ class Layout:
         splits: By name.
         labels: Values that masks may hold.
         files: What has to be downloaded, in words.
+        config: One that trains on it.
     """
 
     data: str
     root: str
     rules: tuple[Rule, ...]
-    splits: dict[str, Split]
+    splits: dict[str, Split | CocoSplit]
     labels: frozenset[int]
     files: str = field(default='')
+    config: str = 'linear_internvit'
 
 
 def _voc(year: int, masks: str, lists: str, counts: tuple[int, int]) -> dict:
@@ -143,6 +163,30 @@ LAYOUTS = {
         labels=frozenset({*range(171), 255}),
         files='train2017.zip, val2017.zip (cocodataset.org) and stuffthingmaps_trainval2017.zip '
         '(github.com/nightrome/cocostuff)',
+    ),
+    'coco': Layout(
+        data='coco',
+        root='data/coco',
+        rules=(
+            Rule(r'(?P<name>panoptic_(train|val)2017/\d{12})\.png', 'annotations/{name}.png'),
+            Rule(r'(?P<name>(train|val)2017/\d{12})\.jpg', '{name}.jpg'),
+            Rule(
+                r'(?P<name>(instances|panoptic)_(train|val)2017)\.json', 'annotations/{name}.json'
+            ),
+        ),
+        splits={
+            split: CocoSplit(
+                split,
+                f'annotations/instances_{split}.json',
+                f'annotations/panoptic_{split}.json',
+                count,
+            )
+            for split, count in (('train2017', 118287), ('val2017', 5000))
+        },
+        labels=frozenset(),
+        files='train2017.zip, val2017.zip, annotations_trainval2017.zip and, for panoptic '
+        'segments, panoptic_annotations_trainval2017.zip (cocodataset.org)',
+        config='mask_rcnn_internvit',
     ),
     'cityscapes': Layout(
         data='cityscapes',

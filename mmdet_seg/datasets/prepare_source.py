@@ -1,11 +1,14 @@
 """What people download, as one stream of files: folders, zip and tar archives, folders of them."""
 
+import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 _ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, OSError, RuntimeError)
@@ -68,13 +71,20 @@ def _archive(path: Path) -> Iterator[Item]:
         raise ValueError(f'{path} is not a whole archive ({error}); download it again.') from error
 
 
-def _zip(path: Path) -> Iterator[Item]:
-    with zipfile.ZipFile(path) as archive:
+def _zip(path: Path, file: BinaryIO | None = None) -> Iterator[Item]:
+    with zipfile.ZipFile(file or path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir()]
         for member in members:  # all of them before the first is written
             _refuse_outside(member.filename, path)
         for member in members:
             where = f'{path}:{member.filename}'
+            if member.filename.endswith('.zip'):  # COCO's panoptic maps
+                # Aside, because going back in a packed stream unpacks it again from its start.
+                with tempfile.TemporaryFile() as inner:
+                    with archive.open(member) as packed:
+                        shutil.copyfileobj(packed, inner)
+                    yield from _zip(Path(where), inner)
+                continue
             yield Item(member.filename, where, _reader(lambda m=member: archive.read(m), where))
 
 

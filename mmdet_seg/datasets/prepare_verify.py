@@ -38,14 +38,14 @@ def verify(layout: Layout, root: Path, done: Any, advance: Callable[..., None]) 
         missing = sorted(set(images) - set(masks))
         if missing:
             done.problems.append(
-                f'{root / split.masks[0]}: {_list(missing, split.masks[1])} missing, '
+                f'{root / split.masks[0]}: {some_of(missing, split.masks[1])} missing, '
                 f'{len(missing)} of {len(images)} images are without labels.'
             )
         if split.listed is None:
             extra = sorted(set(_stems(root, split.masks)) - set(names))
             if extra:
                 done.problems.append(
-                    f'{root / split.images[0]}: {_list(extra, split.images[1])} missing, '
+                    f'{root / split.images[0]}: {some_of(extra, split.images[1])} missing, '
                     f'{len(extra)} label maps are without images.'
                 )
         have = set(masks)
@@ -82,7 +82,7 @@ def _count(
         if split.listed and len(names) != split.count:
             text += f'; {split.listed} lists {len(names)}'
         if missing:
-            text += f'; missing: {_list(missing, split.images[1])}'
+            text += f'; missing: {some_of(missing, split.images[1])}'
         problems.append(f'{text}.')
 
 
@@ -96,7 +96,8 @@ def _path(root: Path, place: tuple[str, str], name: str) -> Path:
     return root / place[0] / f'{name}{place[1]}'
 
 
-def _list(names: list[str], suffix: str) -> str:
+def some_of(names: list[str], suffix: str = '') -> str:
+    """The first few names, for a message."""
     return ', '.join(f'{n}{suffix}' for n in names[:_SHOWN]) + (
         ', ...' if len(names) > _SHOWN else ''
     )
@@ -105,7 +106,7 @@ def _list(names: list[str], suffix: str) -> str:
 def _pair(image: Path, mask: Path, labels: frozenset[int]) -> str | None:
     """What is wrong with an image and its labels; None when nothing is."""
     for path in (image, mask):
-        if not _whole(path):
+        if not is_whole(path):
             return f'{path} ends too early; get it again.'
     try:
         with Image.open(image) as opened:
@@ -128,7 +129,7 @@ def _pair(image: Path, mask: Path, labels: frozenset[int]) -> str | None:
     return None
 
 
-def _whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether a file ends as its kind ends, or, with something after that, decodes."""
     with path.open('rb') as stream:
         stream.seek(-min(64, path.stat().st_size), os.SEEK_END)

@@ -136,7 +136,7 @@ def small(name: str):
         ('ade20k', 'zip'),
         ('voc12', 'tar'),
         ('cityscapes', 'folder'),
-        *((name, 'folder of archives') for name in sorted(LAYOUTS)),
+        *((name, 'folder of archives') for name in sorted(PUBLISHED)),
     ],
 )
 def test_what_is_laid_out_is_what_mmseg_reads(name, form, tmp_path):
