@@ -14,17 +14,20 @@ _SOURCES = (
 )
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+def add_encoder_arguments(
+    parser: argparse.ArgumentParser, *, positional: bool = True, required: bool = True
+) -> None:
     """Declare what says which encoder: ``encoder``, ``dtype``, ``quantize``.
 
     Args:
         parser: Of a job. ``--device`` is the job's own; :func:`encoder_from` follows it.
         positional: False makes it the option ``--encoder``, where the images come first.
+        required: Whether that option has to be given.
     """
     if positional:
         parser.add_argument('encoder', metavar='ENCODER', help=_SOURCES)
     else:
-        parser.add_argument('--encoder', metavar='ENCODER', required=True, help=_SOURCES)
+        parser.add_argument('--encoder', metavar='ENCODER', required=required, help=_SOURCES)
     parser.add_argument(
         '--dtype', choices=('bf16', 'fp16', 'fp32'), help='of the weights (default: bf16)'
     )

@@ -1,4 +1,4 @@
-"""What a run says of itself: its folder, encoder, machine and cost."""
+"""What a run says of itself: its folder, machine and memory."""
 
 import os
 from datetime import datetime
@@ -10,7 +10,6 @@ import torch
 from mmdet_seg import command_line
 from mmdet_seg.engine.process_memory import peak_bytes
 from mmdet_seg.engine.work_dir import new_work_dir
-from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 
 
 def run_folder(job: str, out: str | Path | None = None) -> Path:
@@ -18,21 +17,6 @@ def run_folder(job: str, out: str | Path | None = None) -> Path:
     folder = new_work_dir(f'probe_{job}', str(out) if out else None)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def encoder_facts(encoder: FrozenEncoder) -> dict[str, Any]:
-    """The ``encoder`` entry of the results."""
-    parameters = list(encoder.parameters())
-    return {
-        'name': encoder.name,
-        'identity': getattr(encoder, 'identity', ''),
-        'embed_dim': encoder.embed_dim,
-        'depth': encoder.depth,
-        'patch_size': encoder.patch_size,
-        'num_parameters': sum(p.numel() for p in parameters),
-        'dtype': str(parameters[0].dtype).removeprefix('torch.') if parameters else '',
-        'quantization': getattr(encoder, 'quantization', None),
-    }
 
 
 def machine_facts(device: torch.device | str = 'cpu') -> dict[str, Any]:
