@@ -41,6 +41,7 @@ class Protocol:
             window with zeros on all sides, ``multiple`` takes the next larger multiple as crop.
         test: ``slide`` or ``whole``.
         stride: Pixels between windows.
+        test_multiple: Test images are resized to multiples of the patch.
         all_pixels: The loss is divided by all pixels, ignored ones too (mmseg's default).
         short_lr: Rate where the run is short; None as ``lr``.
     """
@@ -66,6 +67,7 @@ class Protocol:
     padding: str = 'multiple'
     test: str = 'slide'
     stride: int = 341
+    test_multiple: bool = False
     all_pixels: bool = True
     short_lr: float | None = None
 
@@ -81,6 +83,7 @@ PROTOCOLS = {
             iters=80000,
             crop=504,
             stride=322,
+            test_multiple=True,
             short_lr=1e-3,
         ),
         Protocol(

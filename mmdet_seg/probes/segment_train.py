@@ -1,0 +1,131 @@
+"""Training of many probes: one pass of the encoder a batch, one backward pass a probe.
+
+Shapes: B images, (H, W) pixels of the labels, (h, w) grid, D channels.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdet_seg.backbones.safetensors_stream import TensorEntry
+from mmdet_seg.probes.probe_bank import Probe, ProbeBank
+from mmdet_seg.probes.protocols import ADAM_BETAS, SGD_MOMENTUM, Protocol, rate_factor
+from mmdet_seg.probes.upsampled_loss import Labels, upsampled_cross_entropy
+
+_LOOK_EVERY = 10  # steps between looks at the losses: each waits for the device
+
+
+class ProbeTrainer:
+    """Probes with their optimizers; what a probe does depends on nothing that the others do.
+
+    Args:
+        bank: The probes, on their device.
+        protocol: Optimizer, schedule and loss.
+
+    Attributes:
+        step: Steps that were done.
+        losses: Probe name -> [[step, loss], ...], every tenth step.
+        stopped: Probe name -> step at which its loss was no longer finite.
+    """
+
+    def __init__(self, bank: ProbeBank, protocol: Protocol) -> None:
+        self.bank, self.protocol, self.step = bank, protocol, 0
+        self.optimizers = [_optimizer(probe, protocol) for probe in bank.probes]
+        self.losses: dict[str, list[list[float]]] = {spec.name: [] for spec in bank.specs}
+        self.stopped: dict[str, int] = {}
+
+    def train_step(self, patches: Mapping[int, Tensor], labels: Tensor) -> None:
+        """One update of every probe.
+
+        Args:
+            patches: Block -> (B, D, h, w) of the encoder.
+            labels: (B, H, W) int64 on the same device, 255 where a pixel does not count.
+        """
+        maps = self.bank.prepare(patches, training=True)
+        grid = maps[self.bank.layers[0]].grid
+        shared = Labels(labels, grid, self.bank.num_classes, all_pixels=self.protocol.all_pixels)
+        factor, found = rate_factor(self.protocol, self.step), []
+        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
+            if probe.spec.name in self.stopped:
+                continue
+            loss = upsampled_cross_entropy(probe(maps, self.step), shared)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]['lr'] = probe.spec.lr * factor
+            optimizer.step()
+            found.append((probe.spec.name, loss.detach()))
+        if self.step % _LOOK_EVERY == 0 or self.step + 1 == self.protocol.iters:
+            self._look(found)
+        self.step += 1
+
+    def _look(self, found: list[tuple[str, Tensor]]) -> None:
+        if not found:
+            return
+        values = torch.stack([loss for _, loss in found]).tolist()
+        for (name, _), value in zip(found, values, strict=True):
+            if math.isfinite(value):
+                self.losses[name].append([self.step + 1, round(value, 5)])
+            else:
+                self.stopped[name] = self.step
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, list[TensorEntry]]:
+        """What a checkpoint holds: the probes, and their optimizers' states."""
+        model, states = [], []
+        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
+            name = probe.spec.name
+            model += [_entry(f'{name}|{k}', v) for k, v in probe.state_dict().items()]
+            for key, parameter in probe.named_parameters():
+                for kind, value in optimizer.state.get(parameter, {}).items():
+                    states.append(_entry(f'{name}|{key}|{kind}', torch.as_tensor(value)))
+        return {'model': model, **({'optimizer': states} if states else {})}
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors."""
+        return {'step': self.step, 'losses': self.losses, 'stopped': self.stopped}
+
+    def load(self, read: Callable[[str], Any], facts: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            read: Kind of tensors (``model``, ``optimizer``) -> pairs of name and tensor.
+            facts: From :meth:`facts`.
+        """
+        model, states = (dict(read(kind)) for kind in ('model', 'optimizer'))
+        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
+            name = probe.spec.name
+            probe.load_state_dict({k: model[f'{name}|{k}'] for k in probe.state_dict()})
+            for key, parameter in probe.named_parameters():
+                prefix = f'{name}|{key}|'
+                found = {
+                    k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)
+                }
+                if found:
+                    optimizer.state[parameter] = {
+                        k: v.to(parameter.device if v.ndim else v.device) for k, v in found.items()
+                    }
+        self.step = facts['step']
+        self.losses = {k: list(v) for k, v in facts['losses'].items()}
+        self.stopped = dict(facts['stopped'])
+
+
+def _optimizer(probe: Probe, protocol: Protocol) -> torch.optim.Optimizer:
+    settings = dict(lr=probe.spec.lr, weight_decay=probe.spec.weight_decay)
+    parameters = list(probe.parameters())
+    if protocol.optimizer == 'sgd':
+        return torch.optim.SGD(parameters, momentum=SGD_MOMENTUM, **settings)
+    return torch.optim.AdamW(parameters, betas=ADAM_BETAS, **settings)
+
+
+def _beside(value: Tensor, parameter: Tensor) -> Tensor:
+    """Where the optimizer wants it: counters stay on the CPU."""
+    return value.to(parameter.device) if value.ndim else value
+
+
+def _entry(name: str, value: Tensor) -> TensorEntry:
+    value = value.detach()
+    return TensorEntry(name, tuple(value.shape), value.dtype, lambda: value.cpu())
