@@ -31,8 +31,9 @@ COMMON = {'registry', 'version', 'command_line', 'config_path', 'mmdet_door', 'c
 # What mmdet_seg[...] installs, and the one place that may import it.
 OPTIONAL = {
     'flash_attn': 'mmdet_seg/ops/attention.py',
-    'timm': 'mmdet_seg/engine/encoder_benchmark.py',
-    'transformers': 'mmdet_seg/engine/encoder_benchmark.py',
+    'timm': 'mmdet_seg/backbones/peer_libraries.py',
+    'transformers': 'mmdet_seg/backbones/peer_libraries.py',
+    'torchao': 'mmdet_seg/backbones/quantization.py',
     'mmdet': 'mmdet_seg/mmdet_door.py',
     'huggingface_hub': 'mmdet_seg/backbones/hub.py',
     'onnx': 'mmdet_seg/engine/onnx_export.py',

@@ -85,6 +85,31 @@ def resolve_hub(
     )
 
 
+def resolve_repository(repo_id: str, revision: str | None = None) -> Path:
+    """Download what transformers needs of a repository, whatever the model, or find it.
+
+    Returns:
+        The directory in the cache.
+
+    Raises:
+        FileNotFoundError: As :func:`resolve_hub`.
+    """
+    folder = resolve_hub(repo_id, revision, weights=False)
+    if not (folder / 'config.json').is_file():
+        raise FileNotFoundError(f'{_name(repo_id, revision)} has no config.json.')
+    for name in ('preprocessor_config.json', 'processor_config.json'):
+        _fetch(repo_id, name, folder.name)
+    for name in _WEIGHTS:
+        found = _fetch(repo_id, name, folder.name)
+        if found is None:
+            continue
+        if name.endswith('.index.json'):
+            for shard in sorted(set(read_weight_map(found).values())):
+                _fetch(repo_id, shard, folder.name)
+        return folder
+    raise FileNotFoundError(f'{_name(repo_id, revision)} has none of {", ".join(_WEIGHTS)}.')
+
+
 def _fetch(repo_id: str, file: str, revision: str | None) -> Path | None:
     """A file in the cache, fetched first where needed; None where the repository lacks it."""
     name = _name(repo_id, revision)

@@ -4,7 +4,6 @@ The candidates take turns, so a machine that slows down slows all of them; media
 are reported. The rate of a plain matrix product says how much of the machine each one uses.
 """
 
-import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.backbones.checkpoint_writer import save_encoder
+from mmdet_seg.backbones.peer_libraries import import_timm, import_transformers
 from mmdet_seg.backbones.variants import Arch, get_arch
 
 OURS = 'mmdet_seg InternViT'
@@ -82,14 +82,7 @@ def run(
 def peers(ours: InternViT) -> dict[str, nn.Module]:
     """timm's and transformers' encoder of the same kind, with the same weights."""
     arch = ours.arch
-    logging.getLogger('transformers').setLevel(logging.ERROR)
-    try:
-        import timm
-        import transformers
-    except ImportError as error:
-        raise ValueError(
-            f'The peers are not installed ({error.name}): pip install mmdet_seg[peers].'
-        ) from error
+    timm, transformers = import_timm(), import_transformers()
     found = {}
     if arch.norm == 'layer' and not arch.qk_norm:
         model = timm.create_model(

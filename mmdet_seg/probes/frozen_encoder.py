@@ -151,6 +151,15 @@ class FrozenEncoder(nn.Module):
             )
         return H // P, W // P
 
+    def check_final_norm(self, wanted: bool) -> None:
+        """Refuse a final norm that there is not.
+
+        Raises:
+            ValueError: It is wanted and the encoder has none.
+        """
+        if wanted and not self.has_final_norm:
+            raise ValueError(f'{self.name} has no final norm; leave it out.')
+
     def check_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """``layers`` with negative ones counted from the last block.
 
@@ -200,8 +209,7 @@ class InternViTEncoder(FrozenEncoder):
     ) -> dict[int, LayerFeatures]:
         """See :meth:`FrozenEncoder.features`."""
         wanted = set(self.check_layers(layers))
-        if final_norm:
-            raise ValueError(f'{self.name} has no final norm; leave it out.')
+        self.check_final_norm(final_norm)
         out, K = {}, self.num_prefix_tokens
         with self.encoder.precision(images):
             tokens, grid = self.encoder.stem(images)
