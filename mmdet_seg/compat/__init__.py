@@ -6,7 +6,9 @@ One file per reason; each names the release and says when it can be deleted:
 * :mod:`mmdet_seg.compat.torch_load`: mmengine cannot read its own checkpoints with PyTorch 2.6 on.
 * :mod:`mmdet_seg.compat.safetensors_load`: mmengine reads no safetensors files.
 * :mod:`mmdet_seg.compat.pkg_resources`: setuptools 82 dropped what mmengine asks for packages.
-* :mod:`mmdet_seg.compat.mmengine_deepspeed`: mmengine imports DeepSpeed whenever it is installed.
+* :mod:`mmdet_seg.compat.mmengine_imports`: mmengine imports DeepSpeed and transformers whenever
+  they are installed.
+* :mod:`mmdet_seg.compat.torchao_warnings`: torchao warns whenever it is imported.
 * :mod:`mmdet_seg.compat.mmcv_ext.attention`: mmcv's deformable attention without a compiler is slow
   and takes more memory than ours.
 * :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
@@ -20,7 +22,8 @@ from importlib import import_module
 from types import ModuleType
 
 from mmdet_seg.compat.import_hooks import AfterImport, StandInFinder
-from mmdet_seg.compat.mmengine_deepspeed import WithoutDeepSpeed
+from mmdet_seg.compat.mmengine_imports import WithoutLargePackages
+from mmdet_seg.compat.torchao_warnings import leave_out
 
 __all__ = ['install']
 
@@ -39,7 +42,7 @@ _ABSENT = StandInFinder(
         'pkg_resources': 'mmdet_seg.compat.pkg_resources',
     }
 )
-_WITHOUT = WithoutDeepSpeed()
+_WITHOUT = WithoutLargePackages()
 _AFTER = [
     AfterImport(name, _patch_with(*patchers))
     for name, *patchers in (
@@ -59,6 +62,7 @@ def install() -> None:
         sys.meta_path.append(_ABSENT)
     if _WITHOUT not in sys.meta_path:
         sys.meta_path.insert(0, _WITHOUT)
+    leave_out()
     for hook in _AFTER:
         if hook.name in sys.modules:
             hook.action(sys.modules[hook.name])
