@@ -2,8 +2,8 @@
 
 DeepSpeed: ``mmengine._strategy.deepspeed`` needs ``deepspeed.runtime.fp16.onebit``, which DeepSpeed
 0.19 no longer has, so its ``DeepSpeedStrategy`` cannot be made; the import alone costs every
-command three seconds and a warning. Ours (:mod:`mmdet_seg.engine.strategies.zero`) imports DeepSpeed when a
-run asks for it.
+command three seconds and a warning. Ours (:mod:`mmdet_seg.engine.strategies.zero`) imports
+DeepSpeed when a run asks for it.
 
 transformers: ``mmengine.optim.optimizer.builder`` takes one optimizer from it, Adafactor (PyTorch
 has its own, registered as TorchAdafactor). That brings in peft and torchao: seven seconds for every
