@@ -125,15 +125,13 @@ def head_from(
     return head.float().eval()
 
 
-def load_projector(head: ClassificationHead, path: str | Path) -> None:
-    """Take the frozen pool of a clip projector from a checkpoint of the encoder.
+def put_projector(head: ClassificationHead, state: dict[str, Tensor]) -> None:
+    """Put what :func:`read_projector` found into a head.
 
     Raises:
-        FileNotFoundError: Nothing there.
-        ValueError: It holds no projector, or one of another size.
+        ValueError: It is of another size.
     """
-    state = read_projector(path)
-    _load(head.clip_projector, state, f'The clip projector of {path}')
+    _load(head.clip_projector, state, 'The clip projector')
 
 
 def read_projector(path: str | Path) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from mmdet_seg.heads.attention_pooling import AttentionPooling
 from mmdet_seg.probes.classify_head_file import (
     HeadFacts,
     head_from,
-    load_projector,
+    put_projector,
     read_head_state,
+    read_projector,
     save_head,
 )
 from mmdet_seg.probes.classify_heads import ClassificationHead, all_tokens, joined, pool
@@ -176,9 +177,23 @@ def test_what_is_no_head_is_refused_in_one_line(tmp_path):
         read_head_state(path)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         read_head_state(tmp_path / 'none.pth')
-    head = ClassificationHead(12, 5, 'clip_projector', num_heads=3, pooled_dim=8)
     with pytest.raises(ValueError, match='holds no clip projector'):
-        load_projector(head, path)
+        read_projector(path)
     torch.save({'head.weight': torch.ones(3, 4), 'norm.weight': torch.ones(4)}, path)
     with pytest.raises(ValueError, match=r'The head lacks (norm|head)\.bias'):
         head_from(*read_head_state(path))
+
+
+def test_the_frozen_pool_comes_from_the_checkpoint_of_the_encoder(tmp_path):
+    case = load_case('H_clip_projector')
+    path = tmp_path / 'whole.pth'
+    torch.save({'module': case.state_dict}, path)
+    config = case.meta['config']
+    head = ClassificationHead(
+        48, 7, 'clip_projector', num_heads=config['attn_pool_num_heads'], pooled_dim=24
+    )
+    put_projector(head, read_projector(path))
+    assert_close(head.pooled(case.outputs['tokens']), case.outputs['pooled'])
+    other = ClassificationHead(48, 7, 'clip_projector', num_heads=4, pooled_dim=12)
+    with pytest.raises(ValueError, match=r'cross_attn.proj.weight is \(24, 48\)'):
+        put_projector(other, read_projector(path))
