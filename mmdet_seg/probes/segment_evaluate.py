@@ -39,6 +39,12 @@ class ProbeScore:
     per_image: list[float]
 
 
+def hush() -> None:
+    """Keep from the terminal what mmengine and mmseg log."""
+    if not MMLogger.check_instance_created('probe'):
+        MMLogger.get_instance('probe', log_level='ERROR')
+
+
 @torch.no_grad()
 def evaluate_probes(
     bank: ProbeBank,
@@ -57,7 +63,7 @@ def evaluate_probes(
         final_norm: As in training.
         progress: Called with images done and images to do.
     """
-    MMLogger.get_instance('probe', log_level='ERROR')  # mmseg's metric logs a table
+    hush()  # mmseg's metric logs a table
     metrics = [PerClassIoU(ignore_index=IGNORED, iou_metrics=['mIoU']) for _ in bank.probes]
     for done, image in enumerate(data.validation(), start=1):
         found = predict(bank.probes, bank, encoder, image, data.protocol, final_norm)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from mmengine.config import DictAction
-from mmengine.logging import MMLogger
 from torch import Tensor
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
@@ -22,7 +21,7 @@ from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.run_facts import run_folder
 from mmdet_seg.probes.segment_data import SegmentData, data_config
-from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes
+from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush
 from mmdet_seg.probes.segment_grid import Grid, make_grid, parse_numbers, resolve_protocol
 from mmdet_seg.probes.segment_heads import write_heads
 from mmdet_seg.probes.segment_pictures import write_pictures
@@ -56,7 +55,7 @@ class SegmentRun:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        MMLogger.get_instance('probe', log_level='ERROR')  # what others log is not for the terminal
+        hush()
         self.started = time.monotonic()
         self.seconds = {'encoder': 0.0, 'train': 0.0, 'evaluation': 0.0, 'store': 0.0}
         self.resumed = self._find_resumed()
