@@ -48,9 +48,9 @@ def page(results: Results, folder: Path) -> str:
         _notes(results),
         *(_grid_section(grid, results, len(grids) > 1) for grid in grids),
         _curves(results),
-        _rows(results),
         _classes(results),
         _pictures(results, folder),
+        _rows(results),
         _cost(results),
         _run(results),
     ]
@@ -74,7 +74,7 @@ def _subtitle(results: Results) -> str:
         f'encoder of {encoder["depth"]} blocks, {encoder["embed_dim"]} channels',
         results.date[:10],
     ]
-    return f'<p class="soft">{escape("; ".join(w for w in words if w))}</p>'
+    return f'<p class="soft wide">{escape("; ".join(w for w in words if w))}</p>'
 
 
 def _headline(results: Results) -> str:
@@ -142,7 +142,9 @@ def _rows(results: Results) -> str:
     lines = []
     for row in sorted(results.rows, key=lambda r: -r['score'] if has_score(r) else 1):
         scores = row.get('scores') or {}
-        cells = [row['name'], layers_text(row['layers']), number(row.get('score'))]
+        score = row['score'] if has_score(row) else None
+        shown = number(score) or Html('<td class="num soft" data-value="">failed</td>')
+        cells = [row['name'], layers_text(row['layers']), shown]
         cells += [number(scores.get(m)) for m in metrics] + [_setting(row.get(k)) for k in keys]
         lines.append(('best' if row.get('score') == top and known else '', cells))
     shown = table(heads, lines, 'rows')
@@ -155,24 +157,23 @@ def _classes(results: Results) -> str:
         return ''
     best = max(rows, key=lambda row: row['score'])
     others = [other for other in results.published if other.get('per_class')]
-    heads = [('class', False), (f'best row, {best["metric"]}, %', True)]
+    heads = [('class', False), ('best row, %', True)]
     for other in others:
         heads += [(f'{other["name"]} (published)', True), ('difference', True)]
     lines = []
     for name in results.data['classes']:
         ours = best['per_class'].get(name)
         shown = '&ndash;' if ours is None else f'{ours:.2f}'
-        bar = f'style="--w:{ours or 0:.1f}%" data-value="{"" if ours is None else ours}"'
+        bar = f'style="--w:{0.7 * (ours or 0):.1f}%" data-value="{"" if ours is None else ours}"'
         cells: list[str] = [str(name), Html(f'<td class="num bar" {bar}>{shown}</td>')]
         for other in others:
             theirs = other['per_class'].get(name)
             both = ours is not None and theirs is not None
             cells += [number(theirs), f'{ours - theirs:+.2f}' if both else '']
         lines.append(('', cells))
-    text = f'{best["name"]}. &ndash;: neither in the images nor predicted.'
     return (
-        f'<section><h2>Classes</h2><p class="soft">{escape(text, False).replace("&amp;", "&")}</p>'
-        f'{table(heads, lines, "per")}</section>'
+        f'<section><h2>Classes</h2><p class="soft">{escape(best["name"])}. &ndash;: neither in the '
+        f'images nor predicted.</p>{table(heads, lines, "per")}</section>'
     )
 
 
@@ -188,6 +189,7 @@ def _pictures(results: Results, folder: Path) -> str:
         )
     for group in groups:
         here = [p for p in plain if str(p.get('group', '')) == group]
+        here.sort(key=lambda p: p['kind'] == 'attention')
         parts.append(_gallery(here, folder, group, ''))
     for kind, title in (('worst', 'Worst images'), ('best', 'Best images'), (None, 'Pictures')):
         known = ('image', 'pca', 'attention', 'worst', 'best')

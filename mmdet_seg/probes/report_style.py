@@ -16,7 +16,7 @@ main{max-width:70rem;margin:0 auto;padding:2rem 1.25rem 4rem}
 h1{font-size:1.65rem;line-height:1.25;margin:0 0 .35rem;font-weight:650;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:3rem 0 .6rem;padding-top:.9rem;border-top:1px solid var(--line);font-weight:650}
 h3{font-size:.95rem;margin:1.3rem 0 .5rem;font-weight:600;overflow-wrap:anywhere}
-p{margin:.4rem 0 .8rem;max-width:46rem}
+p{margin:.4rem 0 .8rem;max-width:46rem}p.wide{max-width:none}
 .soft,figcaption,caption{color:var(--soft);font-size:.875rem}
 a{color:var(--accent)}
 .headline{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1.4fr);gap:2rem;margin:1.6rem 0 1rem;align-items:center}
@@ -36,7 +36,7 @@ table{border-collapse:collapse;font-size:.875rem}
 th,td{padding:.35rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:middle}
 thead th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid var(--soft)}
 th.num,td.num{text-align:right}
-.rows td:first-child{min-width:9rem}
+.rows thead th{white-space:nowrap}.rows td:first-child{min-width:9rem}
 .rows tr.best td{background:var(--card);font-weight:600}
 thead button{all:unset;cursor:pointer;font-weight:600}
 thead button:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
@@ -48,11 +48,11 @@ th[aria-sort=descending] button::after{content:" \\2193";color:var(--accent)}
 .heat thead th{white-space:normal;min-width:4.2rem;max-width:8rem;text-align:center;font-size:.8rem}
 .heat tbody th{position:sticky;left:0;background:var(--paper);text-align:right}
 .heat td{border:0;border-radius:3px;text-align:center;min-width:4.2rem;font-variant-numeric:tabular-nums}
-.heat td.best{outline:3px solid var(--accent);outline-offset:-1px;font-weight:700}
+.heat td.best{outline:3px solid var(--ink);outline-offset:-1px;font-weight:700}
 .heat td.none{color:var(--soft)}
 .scale{display:flex;align-items:center;gap:.6rem;font-size:.8rem;color:var(--soft);font-variant-numeric:tabular-nums}
 .scale i{flex:0 0 9rem;height:.7rem;border-radius:2px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1.5rem}
+.charts{margin-top:1.4rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1.5rem}
 figure{margin:0;min-width:0}figcaption{margin:.3rem 0 0}
 svg{width:100%;height:auto;max-width:40rem;display:block}
 svg text{font-family:inherit}
@@ -60,7 +60,7 @@ img{max-width:100%;height:auto;display:block;border-radius:3px}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,11rem),1fr));gap:.9rem}
 .pictures.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}
 .pictures img{width:100%}
-.per td.bar{background:linear-gradient(var(--bar),var(--bar)) no-repeat left center/var(--w) 72%}
+.per td.bar{min-width:11rem;background:linear-gradient(var(--bar),var(--bar)) no-repeat left center/var(--w) 72%}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.9rem 1.5rem;margin:.8rem 0}
 .facts dt{color:var(--soft);font-size:.8rem}.facts dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 pre{background:var(--card);border-radius:6px;padding:.8rem 1rem;overflow-x:auto;font:.8125rem/1.5 ui-monospace,"DejaVu Sans Mono",Menlo,monospace;margin:.6rem 0}
