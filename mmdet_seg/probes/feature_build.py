@@ -20,7 +20,6 @@ from mmdet_seg.probes.feature_store import (
     FeatureStore,
     layer_name,
     num_shards,
-    read_index,
     read_layer,
     shard_of,
 )
@@ -141,8 +140,6 @@ class _Filling:
         folder = self.plan.folder
         if not (folder / INDEX).is_file():
             write_json(folder / INDEX, self.plan.index)
-        elif read_index(folder)['key'] != self.plan.index['key']:
-            FeatureStore(folder, key=self.plan.index['key'])  # says so
 
     def _missing(self, number: int) -> list[Any]:
         """Layers, and ``labels``, that this shard lacks; read to the last byte where it is there.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdet_seg.probes.feature_codec import DTYPES, Codec, check_dtype
-from mmdet_seg.probes.feature_store import layer_name, num_shards, shard_of
+from mmdet_seg.probes.feature_store import INDEX, layer_name, num_shards, read_index, shard_of
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.weights_hash import hash_of
 
@@ -154,6 +154,10 @@ def plan_store(
         'dtype': own if dtype == 'int8' else str(DTYPES[dtype]).removeprefix('torch.'),
     }
     own_folder = Path(folder) / key[:16]
+    if (own_folder / INDEX).is_file():  # as it was begun
+        index = read_index(own_folder)
+        if index['key'] != key:
+            raise ValueError(f'{own_folder} holds another store (key {index["key"][:24]}).')
     return StorePlan(
         own_folder,
         index,
