@@ -52,7 +52,7 @@ class Page:
             '--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run '
             '--disable-background-networking --hide-scrollbars --remote-debugging-pipe'
         )
-        # The browser reads file descriptor 3 and writes 4. (Debian's sh takes numbers up to 9 only.)
+        # The browser reads file descriptor 3 and writes 4. Debian's sh stops at 9.
         line = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self._process = subprocess.Popen(
             ['bash', '-c', line, chromium(), *options.split(), f'--user-data-dir={self._folder}'],
