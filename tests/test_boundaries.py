@@ -41,6 +41,7 @@ OPTIONAL = {
     'onnxscript': 'mmdet_seg/engine/onnx_export.py',
     'deepspeed': 'mmdet_seg/engine/strategies/zero.py',
     'peft': 'mmdet_seg/backbones/lora.py',
+    'sklearn': 'mmdet_seg/probes/logistic_regression.py',
     'triton': 'mmdet_seg/ops/ms_deform_attn_triton.py',
 }
 

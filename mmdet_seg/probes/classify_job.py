@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import MMLogger
+
 from mmdet_seg import command_line
 from mmdet_seg.probes.classify_data import ClassificationData, open_data
 from mmdet_seg.probes.classify_evaluate import Outcome
-from mmdet_seg.probes.classify_fits import Fitted, Task, fit_rows
+from mmdet_seg.probes.classify_fits import fit_rows
+from mmdet_seg.probes.classify_head_file import read_head_state
 from mmdet_seg.probes.classify_pictures import draw
+from mmdet_seg.probes.classify_task import Fitted, Task
 from mmdet_seg.probes.classify_views import Views
 from mmdet_seg.probes.encoder_options import encoder_from, resolve_device
 from mmdet_seg.probes.encoder_reader import Reader
@@ -28,6 +32,8 @@ _SHOWN = 20
 def run(args: argparse.Namespace) -> int | None:
     """Do it; what is wrong with the arguments is said before anything takes long."""
     started = time.monotonic()
+    if not MMLogger.check_instance_created('probe'):
+        MMLogger.get_instance('probe', log_level='ERROR')
     _check_numbers(args)
     data = _open(args)
     sets = _sets(args, data)
@@ -112,6 +118,8 @@ def _sets(args: argparse.Namespace, data: ClassificationData) -> list[EvalSet]:
 
 def _views(args: argparse.Namespace, encoder: FrozenEncoder) -> Views:
     size = args.size or encoder.img_size
+    if args.head and not args.size:
+        size = read_head_state(args.head)[1].size or size
     if size % encoder.patch_size:
         fit = max(round(size / encoder.patch_size), 1) * encoder.patch_size
         raise ValueError(
