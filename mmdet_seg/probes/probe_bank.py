@@ -4,7 +4,7 @@ Shapes: B images, (h, w) grid of N = h * w cells, D channels of a map, L layers 
 classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,18 +185,39 @@ class ProbeBank(nn.Module):
         """Blocks that any probe reads, ascending."""
         return tuple(sorted({layer for spec in self.specs for layer in spec.layers}))
 
-    @torch.no_grad()
-    def prepare(self, patches: Mapping[int, Tensor], training: bool) -> dict[int, LayerMap]:
-        """What the probes need of every block's map, each thing once.
+    def by_layers(
+        self, patches: Mapping[int, Tensor], training: bool
+    ) -> Iterator[tuple[list[Probe], dict[int, LayerMap]]]:
+        """Probes that read the same blocks, with what they need; one group's maps at a time.
 
         Args:
             patches: Block -> (B, D, h, w), any float dtype.
             training: With the statistics of the batch.
         """
+        groups: dict[tuple[int, ...], list[Probe]] = {}
+        for probe in self.probes:
+            groups.setdefault(probe.spec.layers, []).append(probe)
+        for layers, probes in groups.items():
+            yield probes, self.prepare(patches, training, layers)
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        patches: Mapping[int, Tensor],
+        training: bool,
+        layers: Sequence[int] | None = None,
+    ) -> dict[int, LayerMap]:
+        """What the probes need of the blocks' maps, each thing once.
+
+        Args:
+            patches: Block -> (B, D, h, w), any float dtype.
+            training: With the statistics of the batch.
+            layers: Of these blocks only; None is all.
+        """
         asked = {(layer, spec.norm) for spec in self.specs for layer in spec.layers}
         masked = any(spec.dropout and spec.norm == 'bn' for spec in self.specs)
         maps = {}
-        for layer in self.layers:
+        for layer in self.layers if layers is None else layers:
             grid = tuple(patches[layer].shape[2:])
             cells = patches[layer].flatten(2).transpose(1, 2).float().contiguous()
             fields: dict[str, Tensor] = {}

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mmdet_seg.engine.per_class_iou import PerClassIoU
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
-from mmdet_seg.probes.probe_bank import LayerMap, Probe, ProbeBank
+from mmdet_seg.probes.probe_bank import Probe, ProbeBank
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.segment_data import SegmentData, TestImage, pad_to_patch
 from mmdet_seg.probes.upsampled_loss import IGNORED
 from mmdet_seg.segmentors.labels import best_class
 from mmdet_seg.segmentors.sliding_windows import windows
 
+Box = tuple[int, int, int, int]  # top, left, bottom, right
 _WINDOWS_AT_ONCE = {'cpu': 2}
 _OTHER_AT_ONCE = 16
 
@@ -86,64 +87,70 @@ def predict(
 ) -> Iterator[Tensor]:
     """Labels of one image by every probe, at the size of its own label: (H, W) int64 on the CPU.
 
-    Only one probe's logits are at the size of the image at a time.
+    Only one probe's logits are at the size of the image at a time; the others' wait at the size of
+    the grid.
     """
-    groups, maps = _run_windows(bank, encoder, image.pixels, protocol, final_norm)
-    for probe in probes:
-        total = _average(probe, groups, maps, image.pixels, encoder.patch_size, protocol.padding)
-        yield best_class(total, tuple(image.label.shape), align_corners=False)[0].cpu()
-
-
-def _run_windows(
-    bank: ProbeBank,
-    encoder: FrozenEncoder,
-    pixels: Tensor,
-    protocol: Protocol,
-    final_norm: bool,
-) -> tuple[list[list[tuple]], list[dict[int, LayerMap]]]:
-    """Groups of boxes of one size, and what the probes need of each group."""
-    H, W = pixels.shape[1:]
+    H, W = image.pixels.shape[1:]
     boxes = [(0, 0, H, W)]
     if protocol.test == 'slide':
         boxes = windows((H, W), (protocol.crop,) * 2, (protocol.stride,) * 2)
     limit = _WINDOWS_AT_ONCE.get(encoder.device.type, _OTHER_AT_ONCE)
-    groups: list[list] = []
-    for box in boxes:
-        last = groups[-1] if groups else []
-        if last and len(last) < limit and _shape(box) == _shape(last[0]):
-            last.append(box)
-        else:
-            groups.append([box])
-    maps = []
+    groups = list(_groups(boxes, limit))
+    logits: dict[str, list[Tensor]] = {probe.spec.name: [] for probe in probes}
     for group in groups:
-        images = torch.stack([pixels[:, t:b, x:r] for t, x, b, r in group]).to(encoder.device)
-        images = pad_to_patch(images, encoder.patch_size, protocol.padding)
-        features = encoder.features(images, bank.layers, final_norm=final_norm)
-        maps.append(bank.prepare({i: f.patches for i, f in features.items()}, training=False))
-    return groups, maps
+        crops = torch.stack([image.pixels[:, t:b, x:r] for t, x, b, r in group])
+        crops = pad_to_patch(crops.to(encoder.device), encoder.patch_size, protocol.padding)
+        features = encoder.features(crops, bank.layers, final_norm=final_norm)
+        patches = {i: f.patches for i, f in features.items()}
+        for those, maps in bank.by_layers(patches, training=False):
+            for probe in those:
+                if probe.spec.name in logits:
+                    logits[probe.spec.name].append(probe(maps))
+    for probe in probes:
+        parts = logits.pop(probe.spec.name)
+        total = _average(parts, groups, (H, W), encoder.patch_size, protocol.padding)
+        yield best_class(total, tuple(image.label.shape), align_corners=False)[0].cpu()
 
 
-def _shape(box: tuple[int, int, int, int]) -> tuple[int, int]:
+def _groups(boxes: list[Box], limit: int) -> Iterator[list[Box]]:
+    """Runs of boxes of one size."""
+    group: list[Box] = []
+    for box in boxes:
+        if group and (len(group) == limit or _shape(box) != _shape(group[0])):
+            yield group
+            group = []
+        group.append(box)
+    yield group
+
+
+def _shape(box: Box) -> tuple[int, int]:
     return box[2] - box[0], box[3] - box[1]
 
 
 def _average(
-    probe: Probe,
-    groups: list[list[tuple]],
-    maps: list[dict[int, LayerMap]],
-    pixels: Tensor,
+    parts: list[Tensor],
+    groups: list[list[Box]],
+    size: tuple[int, int],
     patch_size: int,
     padding: str,
 ) -> Tensor:
-    """A probe's logits (C, H, W) of an image, averaged where its windows overlap."""
+    """A probe's logits (C, H, W) of an image, averaged where its windows overlap.
+
+    Args:
+        parts: (B, h, w, C) of every group of windows.
+        groups: Where they lie.
+        size: (H, W).
+        patch_size: Of the encoder.
+        padding: Of windows that are no multiples of it.
+    """
     total = counts = None
-    for boxes, found in zip(groups, maps, strict=True):
-        logits = _large(probe(found), _shape(boxes[0]), patch_size, padding)
-        if total is None and len(boxes) == len(groups) == 1:
+    for boxes, cells in zip(groups, parts, strict=True):
+        logits = _large(cells, _shape(boxes[0]), patch_size, padding)
+        if len(boxes) == len(groups) == 1:
             return logits[0]
         if total is None:
-            total = logits.new_zeros(logits.shape[1], *pixels.shape[1:])
-            counts = logits.new_zeros(pixels.shape[1:])
+            total = logits.new_zeros(logits.shape[1], *size)
+            counts = logits.new_zeros(size)
         for (t, x, b, r), values in zip(boxes, logits, strict=True):
             total[:, t:b, x:r] += values
             counts[t:b, x:r] += 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmdet_seg.backbones.safetensors_stream import TensorEntry
-from mmdet_seg.probes.probe_bank import Probe, ProbeBank
+from mmdet_seg.probes.probe_bank import LayerMap, Probe, ProbeBank
 from mmdet_seg.probes.protocols import ADAM_BETAS, SGD_MOMENTUM, Protocol, rate_factor
 from mmdet_seg.probes.upsampled_loss import Labels, upsampled_cross_entropy
 
@@ -33,7 +33,7 @@ class ProbeTrainer:
 
     def __init__(self, bank: ProbeBank, protocol: Protocol) -> None:
         self.bank, self.protocol, self.step = bank, protocol, 0
-        self.optimizers = [_optimizer(probe, protocol) for probe in bank.probes]
+        self.optimizers = {p.spec.name: _optimizer(p, protocol) for p in bank.probes}
         self.losses: dict[str, list[list[float]]] = {spec.name: [] for spec in bank.specs}
         self.stopped: dict[str, int] = {}
 
@@ -44,22 +44,27 @@ class ProbeTrainer:
             patches: Block -> (B, D, h, w) of the encoder.
             labels: (B, H, W) int64 on the same device, 255 where a pixel does not count.
         """
-        maps = self.bank.prepare(patches, training=True)
-        grid = maps[self.bank.layers[0]].grid
+        grid = tuple(patches[self.bank.layers[0]].shape[2:])
         shared = Labels(labels, grid, self.bank.num_classes, all_pixels=self.protocol.all_pixels)
-        factor, found = rate_factor(self.protocol, self.step), []
-        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
-            if probe.spec.name in self.stopped:
-                continue
-            loss = upsampled_cross_entropy(probe(maps, self.step), shared)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.param_groups[0]['lr'] = probe.spec.lr * factor
-            optimizer.step()
-            found.append((probe.spec.name, loss.detach()))
+        found = []
+        for probes, maps in self.bank.by_layers(patches, training=True):
+            for probe in probes:
+                if probe.spec.name not in self.stopped:
+                    found.append((probe.spec.name, self._update(probe, maps, shared)))
         if self.step % _LOOK_EVERY == 0 or self.step + 1 == self.protocol.iters:
             self._look(found)
         self.step += 1
+
+    def _update(self, probe: Probe, maps: dict[int, LayerMap], labels: Labels) -> Tensor:
+        """One step of one probe; its loss."""
+        loss = upsampled_cross_entropy(probe(maps, self.step), labels)
+        optimizer = self.optimizers[probe.spec.name]
+        optimizer.zero_grad()
+        loss.backward()
+        rate = probe.spec.lr * rate_factor(self.protocol, self.step)
+        optimizer.param_groups[0]['lr'] = rate
+        optimizer.step()
+        return loss.detach()
 
     def _look(self, found: list[tuple[str, Tensor]]) -> None:
         if not found:
@@ -76,8 +81,9 @@ class ProbeTrainer:
     def tensors(self) -> dict[str, list[TensorEntry]]:
         """What a checkpoint holds: the probes, and their optimizers' states."""
         model, states = [], []
-        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
+        for probe in self.bank.probes:
             name = probe.spec.name
+            optimizer = self.optimizers[name]
             model += [_entry(f'{name}|{k}', v) for k, v in probe.state_dict().items()]
             for key, parameter in probe.named_parameters():
                 for kind, value in optimizer.state.get(parameter, {}).items():
@@ -96,8 +102,9 @@ class ProbeTrainer:
             facts: From :meth:`facts`.
         """
         model, states = (dict(read(kind)) for kind in ('model', 'optimizer'))
-        for probe, optimizer in zip(self.bank.probes, self.optimizers, strict=True):
+        for probe in self.bank.probes:
             name = probe.spec.name
+            optimizer = self.optimizers[name]
             probe.load_state_dict({k: model[f'{name}|{k}'] for k in probe.state_dict()})
             for key, parameter in probe.named_parameters():
                 prefix = f'{name}|{key}|'

@@ -7,7 +7,8 @@ weights that depend on the pixel alone, so that
 - the logits at the labels need no upsampling: their sum is the product of the map with what the
   labels weigh in it (:class:`Labels`), which all probes of a batch share;
 - the rest is the logarithm of a sum of powers per pixel. It is taken for a few cells at a time, in
-  the processor's cache, as products of small matrices, with its gradient in the same pass.
+  the processor's cache, with its gradient in the same pass. Down a column between two cells the
+  logits grow evenly, so that a power is the one above it times a factor, and few have to be taken.
 
 Shapes::
 
@@ -28,8 +29,9 @@ IGNORED = 255  # label of pixels that do not count
 # Powers that are handled at once: what a cache holds, and what keeps an accelerator busy.
 _CHUNK_BYTES = {'cpu': 4 << 20}
 _OTHER_BYTES = 256 << 20
-# Below it a sum of powers has lost digits. It happens where logits of neighbours differ by 60.
-_SMALLEST = 1e-26
+# Logits of base 2 that lie further below the largest of their cell have no powers in float32 that
+# could be multiplied up again.
+_RANGE = 100.0
 
 
 class Gaps(NamedTuple):
@@ -38,11 +40,14 @@ class Gaps(NamedTuple):
     Attributes:
         weights: (Q, 4, K) of the cells around a gap: upper left, upper right, lower left, lower
             right.
+        columns: (Q, 2 Kx, 4) of the same cells: weights of the first row of pixels, then what they
+            grow by from row to row; K is Ky rows of Kx.
         pixels: (Q, K) into the H * W pixels.
         real: (Q, K) bool, False where a gap is filled up.
     """
 
     weights: Tensor
+    columns: Tensor
     pixels: Tensor
     real: Tensor
 
@@ -61,10 +66,15 @@ def find_gaps(
     """
     (wy, py), (wx, px) = (_along(n, N) for n, N in zip(grid, size, strict=True))
     weights = torch.einsum('iak,jbl->ijabkl', wy, wx).flatten(4).flatten(2, 3).flatten(0, 1)
+    step = torch.zeros_like(wy[:, :, 0])
+    step[:] = torch.tensor([-1.0, 1.0], dtype=torch.float64) * grid[0] / size[0]
+    columns = torch.stack([wy[:, :, 0], step], dim=1)  # (h + 1, 2, 2)
+    columns = torch.einsum('isa,jbl->ijslab', columns, wx).flatten(4).flatten(2, 3).flatten(0, 1)
     real = ((py >= 0)[:, None, :, None] & (px >= 0)[None, :, None, :]).flatten(2).flatten(0, 1)
     pixels = (py[:, None, :, None] * size[1] + px[None, :, None, :]).flatten(2).flatten(0, 1)
     pixels = torch.where(real, pixels, 0)
-    return Gaps(weights.to(device, dtype), pixels.to(device), real.to(device))
+    found = (weights.to(device, dtype), columns.to(device, dtype))
+    return Gaps(*found, pixels.to(device), real.to(device))
 
 
 def _along(cells: int, pixels: int) -> tuple[Tensor, Tensor]:
@@ -147,11 +157,7 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Labels) -> Tensor:
         top = logits.amax(-1, keepdim=True)
         corners = _corners((logits - top) * math.log2(math.e))
-        total, least, gradient = _partition(corners, labels, ctx.needs_input_grad[0])
-        if least < _SMALLEST:
-            total, _, gradient = _partition(
-                corners, labels, ctx.needs_input_grad[0], per_pixel=True
-            )
+        total, gradient = _partition(corners, labels, ctx.needs_input_grad[0])
         # The powers were taken relative to the largest logit of every cell.
         total += (top.double() * labels.weight.sum(-1, keepdim=True)).sum()
         total -= (logits.double() * labels.weight).sum()
@@ -166,45 +172,57 @@ class _Loss(torch.autograd.Function):
 
 
 def _partition(
-    corners: Tensor, labels: Labels, with_gradient: bool, *, per_pixel: bool = False
-) -> tuple[Tensor, float, Tensor | None]:
+    corners: Tensor, labels: Labels, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """Sum of log sum 2**x over the pixels that count, in double.
 
     Args:
         corners: (B, Q, 4, C) logits around every gap, of base 2, at most 0.
         labels: Of the batch.
         with_gradient: With its gradient by ``corners`` in units of natural logarithms.
-        per_pixel: Take powers relative to every pixel's largest logit.
 
     Returns:
-        The sum, the smallest sum of powers, and the gradient (B, Q, 4, C) or None.
+        The sum, and the gradient (B, Q, 4, C) or None.
     """
     B, Q, _, C = corners.shape
-    weights, K = labels.gaps.weights, labels.gaps.weights.shape[2]
+    gaps, K = labels.gaps, labels.gaps.weights.shape[2]
     gradient = torch.empty_like(corners) if with_gradient else None
     limit = _CHUNK_BYTES.get(corners.device.type, _OTHER_BYTES)
     step = max(1, limit // (K * C * corners.element_size()))
     room = corners.new_empty(min(step, Q), K, C)
     total = corners.new_zeros((), dtype=torch.float64)
-    least = corners.new_ones(())
+    narrow = bool(corners.amin() > -_RANGE)
     for b in range(B):
         for start in range(0, Q, step):
             part = slice(start, min(start + step, Q))
-            here, counted = weights[part], labels.counted[b, part]
+            here, counted = gaps.weights[part], labels.counted[b, part]
             powers = room[: len(here)]
-            torch.bmm(here.transpose(1, 2), corners[b, part], out=powers)
-            if per_pixel:
+            if narrow:
+                _columns(gaps.columns[part], corners[b, part], powers)
+            else:
+                torch.bmm(here.transpose(1, 2), corners[b, part], out=powers)
                 top = powers.amax(-1, keepdim=True)
-                powers -= top
+                powers.sub_(top).exp2_()
                 total += math.log(2) * (top[..., 0].double() * counted).sum()
-            powers.exp2_()
             sums = powers.sum(-1)
-            least = torch.minimum(least, sums.min())
             total += (sums.log() * counted).sum(dtype=torch.float64)
             if gradient is not None:
                 shares = here * (counted / sums)[:, None]
                 torch.bmm(shares, powers, out=gradient[b, part])
-    return total, least.item(), gradient
+    return total, gradient
+
+
+def _columns(columns: Tensor, corners: Tensor, powers: Tensor) -> None:
+    """Fill ``powers`` (n, K, C): the first row, and each further half from the half above it."""
+    first, factor = torch.bmm(columns, corners).exp2_().chunk(2, dim=1)
+    rows = powers.unflatten(1, (-1, first.shape[1]))  # (n, Ky, Kx, C)
+    rows[:, 0] = first
+    done, number = 1, rows.shape[1]
+    while done < number:
+        more = min(done, number - done)
+        torch.mul(rows[:, :more], factor[:, None], out=rows[:, done : done + more])
+        done += more
+        factor = factor.square() if done < number else factor
 
 
 def _corners(cells: Tensor) -> Tensor:
