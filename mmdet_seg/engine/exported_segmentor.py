@@ -74,12 +74,14 @@ def patch_step(model: nn.Module) -> int:
 
 
 def least_patches(model: nn.Module) -> int:
-    """Patches that a side has at least: two, or more than one attention window.
+    """Patches that a side has at least: two, or more than one attention window or coarsest cell.
 
     An exporter takes a count of one for a constant.
     """
     windows = [getattr(module, 'window', 0) for module in model.backbone.modules()]
-    return max(1, *(w for w in windows if isinstance(w, int))) + 1
+    spec = model.backbone.output_spec() if hasattr(model.backbone, 'output_spec') else []
+    cells = [stride // patch_step(model) for _, stride in spec]
+    return max(1, *(w for w in [*windows, *cells] if isinstance(w, int))) + 1
 
 
 def traced_grid(least: int) -> tuple[int, int, int]:

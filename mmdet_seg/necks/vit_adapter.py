@@ -228,7 +228,8 @@ class ViTAdapter(BaseModule):
                     align_corners=False,
                 )
             out = getattr(self, f'norm{i + 1}')(out)
-            h, w = (-(-side // STRIDES[i]) for side in x.shape[2:])
+            # Rounded up without negative numbers, which ONNX divides otherwise.
+            h, w = ((side + STRIDES[i] - 1) // STRIDES[i] for side in x.shape[2:])
             outs.append(out[:, :, :h, :w].to(x.dtype))
         return tuple(outs)
 

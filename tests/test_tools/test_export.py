@@ -122,6 +122,18 @@ def test_linear_head_windowed_and_in_bf16(form, options, tmp_path, capsys):
         assert (program(images) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow  # a minute
+def test_onnx_of_an_adapter_where_sides_are_no_multiple_of_its_coarsest_stride(tmp_path, capsys):
+    options = {k: v for k, v in NARROW.items() if k.startswith('model.') and 'size' not in k}
+    path, _ = checkpoint(tmp_path, 'upernet_adapter_internvit', options)
+    status = export(
+        'upernet_adapter_internvit', str(path), 'onnx', arch='tiny', size=(112, 80), options=options
+    )
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert '1 x 3 x 112 x 80' in said
+
+
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, capsys):
     path, _ = checkpoint(tmp_path, 'linear_internvit')
     original = pt2_export.open_file
