@@ -40,6 +40,7 @@ OPTIONAL = {
     'onnxruntime': 'mmdet_seg/engine/onnx_export.py',
     'onnxscript': 'mmdet_seg/engine/onnx_export.py',
     'deepspeed': 'mmdet_seg/engine/strategies/zero.py',
+    'faiss': 'mmdet_seg/probes/faiss_index.py',
     'peft': 'mmdet_seg/backbones/lora.py',
     'sklearn': 'mmdet_seg/probes/logistic_regression.py',
     'triton': 'mmdet_seg/ops/ms_deform_attn_triton.py',

@@ -27,7 +27,7 @@ from mmdet_seg.backbones import InternViT
 from mmdet_seg.backbones.checkpoint_writer import EncoderTensors, write_encoder
 from mmdet_seg.backbones.layouts import expected_shapes
 from mmdet_seg.backbones.variants import ARCHS, Arch
-from mmdet_seg.engine.process_memory import memory_status, peak_bytes
+from mmdet_seg.engine.process_memory import available_bytes, memory_status, peak_bytes
 
 GIB = 2**30
 OURS, STOCK = 'InternViT.from_pretrained', 'torch.load + load_state_dict'
@@ -229,7 +229,7 @@ def _check_room(large: Arch, small: Arch, folder: Path) -> None:
             f'{folder} has {free / GIB:.1f} GiB free and depth={large.depth} needs '
             f'{need / GIB:.1f}; name a folder on another disk or a smaller depth.'
         )
-    available = _available_bytes()
+    available = available_bytes()
     # The stock way: a model in fp32 (twice the file) and the file's tensors.
     need = max(_num_bytes(large), 3 * _num_bytes(small)) + _RUNTIME_BYTES
     if available is not None and available < need:
@@ -237,14 +237,6 @@ def _check_room(large: Arch, small: Arch, folder: Path) -> None:
             f'{available / GIB:.1f} GiB of memory are free and depth={large.depth}, '
             f'stock_depth={small.depth} need {need / GIB:.1f}; choose smaller ones.'
         )
-
-
-def _available_bytes() -> int | None:
-    path = Path('/proc/meminfo')
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        if line.startswith('MemAvailable:'):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _num_bytes(arch: Arch) -> int:

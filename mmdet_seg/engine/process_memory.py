@@ -18,3 +18,12 @@ def peak_bytes() -> int:
     if 'VmHWM' in (status := memory_status()):
         return status['VmHWM']
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def available_bytes() -> int | None:
+    """Memory of the machine that programs can still get; None where there is no /proc."""
+    path = Path('/proc/meminfo')
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        if line.startswith('MemAvailable:'):
+            return int(line.split()[1]) * 1024
+    return None
