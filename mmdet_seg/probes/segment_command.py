@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='go on with the newest run, or the one in DIR; the other options as then',
     )
+    add('--val-every', type=int, metavar='N', help='steps between validations (default: the end)')
     add('--save-every', type=int, metavar='N', help='steps between states (default: 5 minutes)')
     add('--data-seed', type=int, default=0, metavar='N', help='of order and augmentation')
     add('--workers', type=int, default=2, metavar='N', help='processes that load (default: 2)')

@@ -1,8 +1,12 @@
 """From what a person types to a grid of probes under a protocol."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
+
+from mmengine.config import DictAction
 
 from mmdet_seg.backbones.variants import even_taps
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
@@ -177,3 +181,18 @@ def make_grid(
     if published.final_norm and not encoder.has_final_norm:
         notes.append(f'{encoder.name} has no final norm for the one that the protocol asks for.')
     return Grid(specs, protocol, published, tuple(notes))
+
+
+def parse_options(words: list[str] | None) -> dict[str, Any] | None:
+    """``KEY=VALUE`` as ``tools/train.py`` reads them.
+
+    Raises:
+        ValueError: A word without ``=``.
+    """
+    if not words:
+        return None
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    if wrong := [word for word in words if '=' not in word]:
+        raise ValueError(f'--cfg-options {wrong[0]}: give KEY=VALUE.')
+    return parser.parse_args(['--cfg-options', *words]).cfg_options

@@ -67,9 +67,8 @@ def write_pictures(
         rank = sum(x['kind'] == kind for x in found) + 1
         file = f'{kind}_{rank}.png'
         contact_sheet([panels], _SIDE).save(folder / file)
-        title = f'{kind} {rank}: {Path(image.path).name}, mIoU {per_image[i]:.1f}'
-        entry = {'title': title, 'file': file, 'kind': kind, 'score': per_image[i]}
-        found.append(entry)
+        title = f'{kind} {rank}: {Path(image.path).name}, mIoU'
+        found.append({'title': title, 'file': file, 'kind': kind, 'score': per_image[i]})
     return found
 
 

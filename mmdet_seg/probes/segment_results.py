@@ -58,13 +58,7 @@ def make_results(
         _row(spec, protocol, score, trainer.stopped.get(spec.name))
         for spec, score in zip(trainer.bank.specs, outcome.scores, strict=True)
     ]
-    curves = {
-        row['name']: {
-            'loss': trainer.losses[row['name']],
-            'score': [[trainer.step, row['score']]] if row['score'] is not None else [],
-        }
-        for row in rows
-    }
+    curves = {row['name']: _curves(row, trainer) for row in rows}
     return Results(
         task='segment',
         encoder=encoder,
@@ -86,6 +80,14 @@ def make_results(
         pictures=outcome.pictures,
         published=published_rows(data.name),
     )
+
+
+def _curves(row: dict[str, Any], trainer: ProbeTrainer) -> dict[str, list]:
+    """Loss, and the score where there was more than the last validation."""
+    name, score = row['name'], row['score']
+    before = [list(point) for point in trainer.scores[name]]
+    shown = [*before, [trainer.step, score]] if before and score is not None else []
+    return {'loss': trainer.losses[name], 'score': shown}
 
 
 def _row(

@@ -1,15 +1,12 @@
 """The job ``segment``: from arguments to trained probes, scores and a report."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.config import DictAction
 from torch import Tensor
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
@@ -21,12 +18,24 @@ from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.run_facts import run_folder
 from mmdet_seg.probes.segment_data import SegmentData, data_config
+from mmdet_seg.probes.segment_estimate import estimate, now_on
 from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush
-from mmdet_seg.probes.segment_grid import Grid, make_grid, parse_numbers, resolve_protocol
+from mmdet_seg.probes.segment_grid import (
+    Grid,
+    make_grid,
+    parse_numbers,
+    parse_options,
+    resolve_protocol,
+)
 from mmdet_seg.probes.segment_heads import write_heads
 from mmdet_seg.probes.segment_pictures import write_pictures
 from mmdet_seg.probes.segment_results import Outcome, best_probe, make_results, show
-from mmdet_seg.probes.segment_state import Interrupts, load_state, save_state
+from mmdet_seg.probes.segment_state import (
+    Interrupts,
+    command_to_go_on,
+    load_state,
+    save_state,
+)
 from mmdet_seg.probes.segment_store import open_segment_store
 from mmdet_seg.probes.segment_train import ProbeTrainer
 
@@ -80,7 +89,7 @@ class SegmentRun:
             protocol,
             self.encoder.patch_size,
             short=short,
-            options=_options(args.cfg_options),
+            options=parse_options(args.cfg_options),
         )
         self.data = SegmentData(
             args.data, self.cfg, self.encoder, protocol, seed=args.data_seed, workers=args.workers
@@ -111,7 +120,7 @@ class SegmentRun:
             load_state(self.resumed[1], self.trainer, self._identity())
             note(f'Going on after step {self.trainer.step} of {self.resumed[1]}.')
         if interrupted := self._train():
-            command = self._command_to_go_on()
+            command = command_to_go_on(sys.argv, self.folder)
             print(f'Stopped after step {self.trainer.step}; go on with:\n  {command}')
             return TERMINATED if interrupted != 2 else INTERRUPTED
         self._finish(self._evaluate())
@@ -128,17 +137,29 @@ class SegmentRun:
         with Interrupts() as interrupts:
             for patches, labels in self._batches() if trainer.step < total else ():
                 trainer.train_step(patches, labels)
-                progress.add(1, self._state)
+                progress.add(1, trainer.text)
                 if trainer.step >= total or interrupts.number:
                     break
+                if self.args.val_every and trainer.step % self.args.val_every == 0:
+                    self._validate()
                 if self._is_time(saved):
                     save_state(self.folder, trainer, self._identity())
                     saved = time.monotonic()
             if trainer.step > fresh:
                 save_state(self.folder, trainer, self._identity())
             progress.close()
-            self.seconds['train'] = time.monotonic() - started
+            self.seconds['train'] = time.monotonic() - started - self.seconds['evaluation']
             return 0 if trainer.step >= total else interrupts.number
+
+    def _validate(self) -> None:
+        """Score all probes on the way."""
+        scores = self._evaluate()
+        names = [spec.name for spec in self.grid.specs]
+        for name, score in zip(names, scores, strict=True):
+            if name not in self.trainer.stopped:
+                self.trainer.scores[name].append([self.trainer.step, score.scores['mIoU']])
+        best = max(score.scores['mIoU'] for score in scores)
+        note(f'After step {self.trainer.step} of {self.protocol.iters}: best mIoU {best:.2f}.')
 
     def _is_time(self, saved: float) -> bool:
         if self.args.save_every:
@@ -157,28 +178,16 @@ class SegmentRun:
             return
         for images, labels in self.data.batches(self.trainer.step, batch):
             measured = self.trainer.step % _CLOCK_EVERY == 0
-            started = self._now() if measured else 0.0
+            started = now_on(self.encoder.device) if measured else 0.0
             features = self.encoder.features(
                 images.to(device), self.bank.layers, final_norm=self.protocol.final_norm
             )
             if measured:
                 left = self.protocol.iters - self.trainer.step
-                self.seconds['encoder'] += (self._now() - started) * min(_CLOCK_EVERY, left)
+                self.seconds['encoder'] += (now_on(self.encoder.device) - started) * min(
+                    _CLOCK_EVERY, left
+                )
             yield {i: f.patches for i, f in features.items()}, labels.to(device)
-
-    def _now(self) -> float:
-        if self.encoder.device.type == 'cuda':
-            torch.cuda.synchronize(self.encoder.device)
-        return time.monotonic()
-
-    def _state(self) -> str:
-        """Losses, from the best probe's to the worst's."""
-        last = [values[-1][1] for values in self.trainer.losses.values() if values]
-        if not last:
-            return ''
-        shown = f'loss {min(last):.3f}' + (f' .. {max(last):.3f}' if len(last) > 1 else '')
-        stopped = len(self.trainer.stopped)
-        return shown + (f', {stopped} not finite' if stopped else '')
 
     # -- what is said ----------------------------------------------------------------------------
 
@@ -195,33 +204,12 @@ class SegmentRun:
             note(f'  {line}')
         if self.args.store or self.resumed:
             return
-        each = self._encoder_seconds()
+        encoder, probes = estimate(self.encoder, self.bank, self.protocol)
         note(
-            f'The encoder takes {each:.2f} s a step, {clock(each * protocol.iters)} for all of '
-            'them; more probes hardly change that.'
+            f'A step takes about {encoder:.2f} s in the encoder and {probes:.2f} s in the '
+            f'{"probes" if number > 1 else "probe"}: {clock((encoder + probes) * protocol.iters)} '
+            'in all.'
         )
-
-    def _encoder_seconds(self) -> float:
-        """Of one step, measured on one image after another to warm up."""
-        side = -(-self.protocol.crop // self.encoder.patch_size) * self.encoder.patch_size
-        image = torch.zeros(1, 3, side, side, device=self.encoder.device)
-        spent = 0.0
-        for _ in range(2):
-            started = self._now()
-            self.encoder.features(image, self.bank.layers)
-            spent = self._now() - started
-        return spent * self.protocol.batch
-
-    def _command_to_go_on(self) -> str:
-        words, skip = [], False
-        for word in sys.argv:
-            if skip and not word.startswith('-'):
-                skip = False
-                continue
-            skip = word in ('--resume', '--out')
-            if not skip and not word.startswith(('--resume=', '--out=')):
-                words.append(word)
-        return f'python {shlex.join(words)} --resume {shlex.quote(str(self.folder))}'
 
     # -- the rest --------------------------------------------------------------------------------
 
@@ -236,7 +224,7 @@ class SegmentRun:
             progress=lambda done, total: progress.add(1),
         )
         progress.close()
-        self.seconds['evaluation'] = time.monotonic() - started
+        self.seconds['evaluation'] += time.monotonic() - started
         return scores
 
     def _finish(self, scores: list[ProbeScore]) -> None:
@@ -288,7 +276,7 @@ class SegmentRun:
         train = self.seconds['train']
         return {
             'seconds': round(time.monotonic() - self.started, 2),
-            **{f'{k}_seconds': round(v, 2) for k, v in self.seconds.items()},
+            **{f'{k}_seconds': round(v, 2) for k, v in self.seconds.items() if v},
             'images_per_second': round(images / train, 2) if train and not self.resumed else None,
             'disk_bytes': self.store.disk_bytes if self.store is not None else None,
             'probes': len(self.grid.specs),
@@ -309,18 +297,3 @@ class SegmentRun:
             'encoder': self.encoder.identity,
             'feature store': self.store.key if self.store is not None else None,
         }
-
-
-def _options(words: list[str] | None) -> dict[str, Any] | None:
-    """``KEY=VALUE`` as ``tools/train.py`` reads them.
-
-    Raises:
-        ValueError: A word without ``=``.
-    """
-    if not words:
-        return None
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    if wrong := [word for word in words if '=' not in word]:
-        raise ValueError(f'--cfg-options {wrong[0]}: give KEY=VALUE.')
-    return parser.parse_args(['--cfg-options', *words]).cfg_options

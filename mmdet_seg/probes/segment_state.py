@@ -1,8 +1,9 @@
 """What a run of probes can go on from: ``iter_N`` folders that are complete or absent."""
 
+import shlex
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +56,24 @@ def load_state(checkpoint: Path, trainer: ProbeTrainer, run: Mapping[str, Any]) 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) < 100 else f'{text[:97]}...'
+
+
+def command_to_go_on(words: Sequence[str], folder: Path) -> str:
+    """The command that goes on with a run.
+
+    Args:
+        words: Of the command that started it.
+        folder: Of the run.
+    """
+    kept, skip = [], False
+    for word in words:
+        if skip and not word.startswith('-'):
+            skip = False
+            continue
+        skip = word in ('--resume', '--out')
+        if not skip and not word.startswith(('--resume=', '--out=')):
+            kept.append(word)
+    return f'python {shlex.join(kept)} --resume {shlex.quote(str(folder))}'
 
 
 class Interrupts:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from torch import Tensor
@@ -10,7 +11,6 @@ from mmdet_seg.probes.feature_build import build_store
 from mmdet_seg.probes.feature_store import FeatureStore
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.progress import Progress
-from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.segment_data import SegmentData
 
 AUTO = 'auto'
@@ -74,7 +74,7 @@ def open_segment_store(
     store = build_store(
         encoder,
         fixed,
-        _views_key(data, cfg, protocol, views),
+        views_key(data, cfg, views),
         layers,
         Path(_FOLDER if folder == AUTO else folder),
         dtype=dtype,
@@ -86,9 +86,9 @@ def open_segment_store(
     return store
 
 
-def _views_key(data: SegmentData, cfg: Config, protocol: Protocol, views: int) -> dict:
+def views_key(data: SegmentData, cfg: Config, views: int) -> dict[str, Any]:
     """What makes the views these; any of it changes the key."""
-    names = '\n'.join(data.train_files())
+    names, protocol = '\n'.join(data.train_files()), data.protocol
     return {
         'job': 'segment',
         'data': data.name,

@@ -28,6 +28,7 @@ class ProbeTrainer:
     Attributes:
         step: Steps that were done.
         losses: Probe name -> [[step, loss], ...], every tenth step.
+        scores: Probe name -> [[step, mIoU], ...], of validations on the way.
         stopped: Probe name -> step at which its loss was no longer finite.
     """
 
@@ -35,6 +36,7 @@ class ProbeTrainer:
         self.bank, self.protocol, self.step = bank, protocol, 0
         self.optimizers = {p.spec.name: _optimizer(p, protocol) for p in bank.probes}
         self.losses: dict[str, list[list[float]]] = {spec.name: [] for spec in bank.specs}
+        self.scores: dict[str, list[list[float]]] = {spec.name: [] for spec in bank.specs}
         self.stopped: dict[str, int] = {}
 
     def train_step(self, patches: Mapping[int, Tensor], labels: Tensor) -> None:
@@ -76,6 +78,14 @@ class ProbeTrainer:
             else:
                 self.stopped[name] = self.step
 
+    def text(self) -> str:
+        """Losses, from the best probe's to the worst's."""
+        last = [values[-1][1] for values in self.losses.values() if values]
+        if not last:
+            return ''
+        shown = f'loss {min(last):.3f}' + (f' .. {max(last):.3f}' if len(last) > 1 else '')
+        return shown + (f', {len(self.stopped)} not finite' if self.stopped else '')
+
     # -- state -----------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, list[TensorEntry]]:
@@ -92,7 +102,8 @@ class ProbeTrainer:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""
-        return {'step': self.step, 'losses': self.losses, 'stopped': self.stopped}
+        curves = {'losses': self.losses, 'scores': self.scores}
+        return {'step': self.step, **curves, 'stopped': self.stopped}
 
     def load(self, read: Callable[[str], Any], facts: Mapping[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -117,6 +128,7 @@ class ProbeTrainer:
                     }
         self.step = facts['step']
         self.losses = {k: list(v) for k, v in facts['losses'].items()}
+        self.scores = {k: list(v) for k, v in facts['scores'].items()}
         self.stopped = dict(facts['stopped'])
 
 

@@ -18,6 +18,7 @@ from mmdet_seg.probes.segment_evaluate import predict
 from mmdet_seg.probes.segment_grid import make_grid, parse_layers, parse_numbers, resolve_protocol
 from mmdet_seg.probes.segment_published import published_rows
 from mmdet_seg.probes.segment_run import SegmentRun
+from mmdet_seg.probes.segment_store import views_key
 from mmdet_seg.probes.segment_train import ProbeTrainer
 from tests.test_probes.segment_runs import make_encoder, run, segment_args, trained
 
@@ -177,11 +178,12 @@ def test_training_from_a_store_of_fixed_views(here, tmp_path, no_report, capsys)
     results = Results.read(tmp_path / 'a')
     assert any('2 fixed views' in note for note in results.notes)
     assert results.cost['disk_bytes'] == job.store.disk_bytes > 0
+    before = views_key(job.data, job.cfg, 2)
     again = run(*here, tmp_path / 'b', *words)[1]  # opened, not made again
     assert again.store.key == job.store.key
     assert Results.read(tmp_path / 'b').rows == results.rows
-    other = run(*here, tmp_path / 'c', *words, '--data-seed', '1')[1]
-    assert other.store.key != job.store.key
+    job.data.seed = 1
+    assert views_key(job.data, job.cfg, 2) != before
 
 
 def test_padding_on_all_sides(here, tmp_path, no_report):
@@ -213,6 +215,18 @@ def test_a_probe_that_diverges_does_not_take_the_others_along(
     assert spoilt['score'] is None
     assert spoilt['stopped_at'] == 5
     assert well['score'] > 0
+
+
+def test_scores_on_the_way_change_nothing(here, wide, tmp_path, no_report):
+    words = ('--layers', '1', '--norms', 'bn', '--lr', '1e-2', '--dropout', '0.2')
+    run(*here, tmp_path, *words, '--val-every', '2')
+    [row] = Results.read(tmp_path).rows
+    together = Results.read(wide[0])
+    assert row in together.rows
+    steps, scores = zip(*Results.read(tmp_path).curves[row['name']]['score'], strict=True)
+    assert steps == (2, 4, 6)
+    assert scores[-1] == row['score']
+    assert together.curves[row['name']]['score'] == []
 
 
 def test_a_window_is_predicted_as_the_image_is(wide):
