@@ -25,6 +25,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
     parser.add_argument(
+        '--quantize',
+        choices=('int8', 'fp8'),
+        help='hold the encoder in 8 bits; what that changes is printed',
+    )
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
     )
     return parser.parse_args()
@@ -42,6 +47,7 @@ def main() -> int:
         options=args.cfg_options,
         device=args.device,
         least_score=args.min_score,
+        quantize=args.quantize,
     )
 
 

@@ -28,6 +28,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG_test/TIME')
     parser.add_argument(
+        '--quantize',
+        choices=('int8', 'fp8'),
+        help='hold the encoder in 8 bits; what that changes is printed (it is evaluated twice)',
+    )
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
     )
     return parser.parse_args()
@@ -47,6 +52,7 @@ def main() -> int:
         protocol=args.protocol,
         tta=args.tta,
         out=args.out,
+        quantize=args.quantize,
     )
 
 

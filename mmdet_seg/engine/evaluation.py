@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from mmdet_seg.backbones.quantization import check_device
+from mmdet_seg.command_line import note
 from mmdet_seg.engine.checkpoint import check_exists, load_weights
 from mmdet_seg.engine.launch import agreed, num_processes, process_group
 from mmdet_seg.engine.preflight import check_data
+from mmdet_seg.engine.quantized_model import quantize_model
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
 from mmdet_seg.engine.runner import build_runner
@@ -30,6 +34,7 @@ def evaluate(
     protocol: str = 'ours',
     tta: bool = False,
     out: str | None = None,
+    quantize: str | None = None,
 ) -> int:
     """Run the test set through a model and print the per-class table and the mean.
 
@@ -47,11 +52,15 @@ def evaluate(
             merged (:mod:`mmdet_seg.engine.detection_tta`).
         out: Folder for the results: in COCO's format of detectors, which without ``out`` write to
             the run's folder, as label PNGs of segmentors.
+        quantize: ``int8`` or ``fp8``: evaluate as it is, then with the encoder in 8 bits, and print
+            what that changes.
 
     Returns:
         Exit status 0.
     """
     check_exists(checkpoint)
+    if quantize:
+        check_device(quantize, 'cuda' if torch.cuda.is_available() else 'cpu')
     cfg = load_recipe(config, arch=arch, data=data, options=options, protocol=protocol)
     cfg.load_from, cfg.resume = None, False
     check_data(cfg, ('test',))
@@ -67,7 +76,10 @@ def evaluate(
         agreed(lambda: DATASETS.build(cfg.test_dataloader.dataset) and None)  # may write files
         runner = build_runner(cfg)
         load_weights(runner.model.module if tta else runner.model, checkpoint)
-        metrics = runner.test()
+        metrics, before = runner.test(), None
+        if quantize:
+            note(quantize_model(runner.model, quantize).text())
+            metrics, before = runner.test(), metrics
         if not is_main_process():
             return 0
     for metric in runner.test_evaluator.metrics:
@@ -79,6 +91,9 @@ def evaluate(
     if kept:
         print(f'Results: {kept}')
     print(f'{others}\n{shown}: {metrics[shown]:.2f}')
+    if before:
+        change = metrics[shown] - before[shown]
+        print(f'with {quantize}; {before[shown]:.2f} without, a change of {change:+.2f}')
     return 0
 
 

@@ -18,6 +18,8 @@ from mmseg.registry import DATASETS, MODELS
 from rich.console import Console
 from rich.progress import track
 
+from mmdet_seg import command_line
+from mmdet_seg.backbones.quantization import check_device
 from mmdet_seg.engine.checkpoint import load_weights
 from mmdet_seg.engine.images import find_images, output_names, read_image
 from mmdet_seg.engine.prediction_files import as_labels, files_for
@@ -78,6 +80,7 @@ def infer(
     options: dict | None = None,
     device: str | None = None,
     least_score: float = SHOWN,
+    quantize: str | None = None,
 ) -> int:
     """Run a model over images and write what it finds, see :mod:`.prediction_files`.
 
@@ -89,12 +92,15 @@ def infer(
         options: Dotted config keys to values.
         device: Where to run.
         least_score: Instances with a lower score are neither drawn nor written.
+        quantize: ``int8`` or ``fp8``: hold the encoder in 8 bits, and print what that changes.
 
     Returns:
         Exit status: 0, or 1 where some images could not be read.
     """
     MMLogger.get_instance('infer', log_level='ERROR')
     found = find_images(images)
+    if quantize:
+        check_device(quantize, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     segmenter = Segmenter(load_recipe(config, options=options), checkpoint, device)
     files = None
     broken = 0
@@ -106,6 +112,8 @@ def infer(
             broken += 1
             continue
         sample = segmenter.predict(image)
+        if quantize:
+            sample, quantize = _quantized(segmenter, quantize, image, sample, path), None
         files = files or files_for(
             sample, Path(out), segmenter.classes, segmenter.palette, least_score
         )
@@ -115,6 +123,18 @@ def infer(
     what = f': {files.says}' if files else ''
     print(f'{len(found) - broken} of {len(found)} images in {out}{what}.')
     return 1 if broken else 0
+
+
+def _quantized(segmenter: Segmenter, how: str, image: np.ndarray, before: Any, path: Path) -> Any:
+    """Quantise the encoder, say what that changes, and predict the first image again."""
+    from mmdet_seg.engine.quantized_model import quantize_model
+
+    command_line.note(quantize_model(segmenter.model, how).text())
+    after = segmenter.predict(image)
+    if 'pred_sem_seg' in after:
+        changed = (after.pred_sem_seg.data != before.pred_sem_seg.data).float().mean().item()
+        command_line.note(f'{how}: {100 * changed:.2f} % of the pixels of {path} change class.')
+    return after
 
 
 def _progress(jobs: list) -> Iterator:

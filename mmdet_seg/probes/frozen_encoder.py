@@ -87,6 +87,11 @@ class FrozenEncoder(nn.Module):
         """Of the whole encoder."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, in order."""
+        raise NotImplementedError
+
     def describe(self) -> dict[str, Any]:
         """What :class:`mmdet_seg.probes.results.Results` keeps of an encoder."""
         return {
@@ -198,6 +203,11 @@ class InternViTEncoder(FrozenEncoder):
     def dtype(self) -> torch.dtype:
         """See :attr:`FrozenEncoder.dtype`."""
         return self.encoder.pos_embed.dtype
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """See :attr:`FrozenEncoder.blocks`."""
+        return self.encoder.blocks
 
     def _structure(self) -> Any:
         windows = [block.attn.window for block in self.encoder.blocks]

@@ -73,6 +73,11 @@ class HfEncoder(FrozenEncoder):
         self._options = {'interpolate_pos_encoding': True} & takes.keys()
         self.num_prefix_tokens = self._count_prefix(refusal)
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """See :attr:`FrozenEncoder.blocks`."""
+        return self._blocks[0]
+
     def _structure(self) -> Any:
         config = self.model.config.to_dict()
         paths = ('_name_or_path', 'transformers_version', 'dtype', 'torch_dtype')

@@ -49,6 +49,11 @@ class TimmEncoder(FrozenEncoder):
         self.std = tuple(255 * x for x in facts['std'])
         self.has_final_norm = not isinstance(getattr(model, 'norm', None), nn.Identity | None)
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """See :attr:`FrozenEncoder.blocks`."""
+        return self.model.blocks
+
     def _structure(self) -> Any:
         return {'kind': 'timm', 'architecture': self.model.pretrained_cfg.get('architecture')}
 
