@@ -92,6 +92,13 @@ def _training(group: argparse._ArgumentGroup) -> None:
         help='store N fixed views of every image and train from them, instead of running the '
         'encoder on new views at every step',
     )
+    add(
+        '--augment',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='random resized crops and flips, as published; without, training sees what the test '
+        'sees (small pictures of whole things)',
+    )
     add('--lr', metavar='LIST', help='rates for 512 (internvit) or 256 (dinov2) images a batch')
     add('--weight-decay', metavar='LIST', default='0', help='as 0,1e-4 (default: 0)')
     add('--norm', metavar='LIST', default='bn', help='of internvit: bn, none (default: bn)')

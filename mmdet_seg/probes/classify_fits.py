@@ -24,6 +24,7 @@ from mmdet_seg.probes.classify_loop import STATE, train
 from mmdet_seg.probes.classify_stored_fits import knn_rows, logreg_rows
 from mmdet_seg.probes.classify_task import Fitted, Task, keep_head, scorer, settings
 from mmdet_seg.probes.classify_train import RECIPES, HeadBank, Recipe
+from mmdet_seg.probes.classify_views import Views
 from mmdet_seg.probes.segment_grid import parse_layers, parse_numbers
 from mmdet_seg.probes.weights_hash import hash_of
 
@@ -91,15 +92,16 @@ def _trained_rows(task: Task) -> Iterator[Fitted]:
     if any(p.pooling == 'clip_projector' for p in probes):
         projector = read_projector(args.projector or args.encoder)
     steps = recipe.num_steps(len(data.train))
-    views = replace(task.views, augmented=True, mixup=recipe.mixup, cutmix=recipe.cutmix)
+    views = replace(task.views, augmented=args.augment, mixup=recipe.mixup, cutmix=recipe.cutmix)
     reads = Reads.of((p.layers, p.pooling) for p in probes)
     bank = HeadBank(probes, recipe, encoder, len(data.classes), steps, projector)
     batch = recipe.batch
-    if args.views:
-        source = StoredViews(reader, data.train, views, reads, batch, args.views, store)
+    count = args.views or (1 if views.same_each_time and not reads.tokens else 0)
+    if count:
+        source = StoredViews(reader, data.train, views, reads, batch, count, store)
     else:
         source = FreshViews(reader, data.train, views, reads, batch)
-    _training_notes(task, recipe, probes)
+    _training_notes(task, recipe, probes, views)
     chunks = task.chunks(reads)
     layers = {p.name: p.layers for p in probes}
 
@@ -122,7 +124,7 @@ def _trained_rows(task: Task) -> Iterator[Fitted]:
         repr(recipe),
         repr(probes),
         repr(views),
-        args.views,
+        count,
         steps,
     )
     # Tokens are not stored, so that every test would run the encoder.
@@ -176,8 +178,8 @@ def _probes(args: argparse.Namespace, encoder: Any) -> list:
     return internvit_probes(encoder, layers, pools, norms, rates, decays, seeds)
 
 
-def _training_notes(task: Task, recipe: Recipe, probes: list) -> None:
-    if task.args.views:
+def _training_notes(task: Task, recipe: Recipe, probes: list, views: Views) -> None:
+    if task.args.views and not views.same_each_time:
         task.notes.append(
             f'Features of {task.args.views} fixed views of each image; a run that draws new views '
             'at every step scores otherwise.'
@@ -192,6 +194,8 @@ def _training_notes(task: Task, recipe: Recipe, probes: list) -> None:
         ]
         if changed:
             task.notes.append(f'Other than published: {", ".join(changed)}.')
+    if not task.args.augment:
+        task.notes.append('Other than published: no crops and flips in training.')
     if any(p.norm == 'none' for p in probes) and recipe.name == 'internvit':
         task.notes.append(
             'Heads without the batch norm: the authors report that theirs did not learn.'

@@ -150,6 +150,11 @@ class StoredViews:
         self.fixed, self.reads, self.batch, self.seed = count, reads, batch, views.seed
         self.device, size = reader.encoder.device, len(images)
         order, self.passes = PositionSampler(images, seed=views.seed), []
+        if views.same_each_time:
+            what = 'features of the training images'
+            self.fixed = 1
+            self.passes.append(stored(reader, images, views, reads.pooled, root, what=what))
+            return
         for i in range(count):
             order.start = i * size
             draws = list(islice(iter(order), size))

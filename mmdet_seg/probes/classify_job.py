@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int | None:
         f'{data.name}: {len(data.train or ())} training and {len(data.val)} test images, '
         f'{len(data.classes)} classes, {views.size} x {views.size} pixels; {encoder.name}'
     )
+    _say_enlarged(task)
     fitted: list[Fitted] = []
     stopped = None
     try:
@@ -130,6 +131,15 @@ def _views(args: argparse.Namespace, encoder: FrozenEncoder) -> Views:
     return Views(size, crop_ratio=ratio, seed=args.data_seed)
 
 
+def _say_enlarged(task: Task) -> None:
+    width, height = task.data.val.image(0).size
+    if min(width, height) < task.views.size:
+        task.notes.append(
+            f'Images of {width} x {height} pixels (the first one) were enlarged to '
+            f'{task.views.size}.'
+        )
+
+
 def _results(task: Task, fitted: list[Fitted], seconds: float) -> Results:
     args, data, encoder = task.args, task.data, task.reader.encoder
     best = max(fitted, key=lambda f: -1 if f.failed else f.outcomes['val'].top1)
@@ -139,7 +149,7 @@ def _results(task: Task, fitted: list[Fitted], seconds: float) -> Results:
         pictures = draw(task.folder, data.val, best.outcomes['val'], args.pictures)
     else:
         pictures = []
-    names = ['in-1k', *(s.name for s in task.sets)]
+    names = [s.name for s in task.sets]
     imagenet = len(data.classes) == _IMAGENET and data.classes[0] == 'n01440764'
     cost = task.reader.cost
     return Results(
@@ -187,10 +197,9 @@ def _row(fitted: Fitted, data: ClassificationData, classes: bool) -> dict[str, A
 
 
 def _print(results: Results, page: Path) -> None:
-    ordered = sorted(results.rows, key=lambda r: -1 if r['score'] is None else -r['score'])
-    ordered.sort(key=lambda r: (r['score'] is None, -(r['score'] or 0)))
+    ordered = sorted(results.rows, key=lambda r: (r['score'] is None, -(r['score'] or 0)))
     shown = ordered[:_SHOWN]
-    width = max(len(r['name']) for r in shown)
+    width = max(len(r['name']) for r in (*shown, *results.published))
     sets = [k for k in shown[0]['scores'] if k not in ('top1', 'top5') and not k.endswith(' top5')]
     print(f'{"":{width}}   top-1   top-5' + ''.join(f'{s:>8}' for s in sets))
     for row in shown:
@@ -202,6 +211,9 @@ def _print(results: Results, page: Path) -> None:
         print(f'{row["name"]:{width}}' + ''.join(f'{c:8.2f}' for c in cells))
     if len(ordered) > len(shown):
         print(f'and {len(ordered) - len(shown)} more')
+    for other in results.published:
+        cells = [f'{other["scores"].get(s, ""):>8}' for s in sets]
+        print(f'{other["name"]:{width}}{other["score"]:8.2f}{"":8}{"".join(cells)}  (published)')
     for note in results.notes:
         print(note)
     print(f'Look at {page}')

@@ -12,7 +12,7 @@ from mmdet_seg.probes.classify_grid import default_layers, layer_name, poolings
 from mmdet_seg.probes.classify_heads import WITH_WEIGHTS, ClassificationHead
 from mmdet_seg.probes.classify_inputs import EachOnce, Inputs, Reads
 from mmdet_seg.probes.classify_task import Fitted, Task, keep_head, scorer, settings
-from mmdet_seg.probes.logistic_regression import STRENGTHS, fit
+from mmdet_seg.probes.logistic_regression import STRENGTHS, Regression, fit
 from mmdet_seg.probes.nearest_neighbours import NUM_NEIGHBOURS, NearestNeighbours
 from mmdet_seg.probes.segment_grid import parse_layers, parse_numbers
 
@@ -71,12 +71,21 @@ def logreg_rows(task: Task) -> Iterator[Fitted]:
             'held_out': {f'{c:g}': v for c, v in found.held_out.items()},
             'converged': found.converged,
         }
+        _warn(task, name, found, strengths)
         top1 = outcomes['val'].top1
         command_line.note(f'{name}: {top1:.2f} (C {found.C:g})')
         if top1 > best:
             best = top1
             keep_head(task, head, layers)
         yield Fitted(name, kept, outcomes)
+
+
+def _warn(task: Task, name: str, found: Regression, strengths: Sequence[float]) -> None:
+    """Say in the results where a longer or wider search could end higher."""
+    if len(strengths) > 1 and found.C in (min(strengths), max(strengths)):
+        task.notes.append(f'{name}: the chosen C {found.C:g} is at the end of those tried.')
+    if not found.converged:
+        task.notes.append(f'{name}: lbfgs was stopped before it had come to an end.')
 
 
 def _stored_features(

@@ -39,6 +39,11 @@ class Views:
     cutmix: float = 0.0
     seed: int = 0
 
+    @property
+    def same_each_time(self) -> bool:
+        """Whether every epoch sees the same."""
+        return not (self.augmented or self.mixup or self.cutmix)
+
     def transform(self) -> v2.Transform:
         """PIL image to (3, S, S) uint8."""
         if self.augmented:

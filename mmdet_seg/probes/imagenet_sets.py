@@ -93,13 +93,13 @@ def eval_sets(
 
 
 def published_rows(names: Sequence[str]) -> list[dict]:
-    """Others' figures for the sets of a run, as results keep them."""
+    """Others' figures as results keep them: on ImageNet, and on the sets that a run names."""
     rows = []
-    for method, scores in _PUBLISHED.items():
-        for name, score in zip(_SETS, scores, strict=True):
-            if name in names and score is not None:
-                what = method if name == 'in-1k' else f'{method} on {name}'
-                rows.append({'name': what, 'score': score, 'set': name, 'source': _SOURCE})
+    for method, found in _PUBLISHED.items():
+        scores = dict(zip(_SETS, found, strict=True))
+        shown = {k: v for k, v in scores.items() if k in names and v is not None}
+        row = {'name': method, 'score': scores['in-1k'], 'scores': shown, 'source': _SOURCE}
+        rows.append(row)
     return rows
 
 

@@ -117,6 +117,13 @@ def test_fits_on_stored_features_read_every_layer(folder, tmp_path, protocol):
     again = classify(tmp_path / 'b', *words)
     assert again.cost['encoder_seconds'] == 0  # everything was there
     assert [r['score'] for r in again.rows] == [r['score'] for r in found.rows]
+    # Training on what the test sees reads the same features.
+    sgd = ('--data', folder, '--layers', 'all', '--batch', 8, '--no-augment', '--mixup', 0)
+    plain = classify(tmp_path / 'd', *sgd, '--cutmix', 0, '--norm', 'bn,none')
+    assert plain.cost['encoder_seconds'] == 0
+    assert len(plain.rows) == 8
+    assert any('no crops' in note for note in plain.notes)
+    assert not any('fixed views' in note for note in plain.notes)
     if protocol == 'logreg':
         head = ('--data', folder, '--head', tmp_path / 'a/best_head.safetensors')
         tested = classify(tmp_path / 'c', *head)

@@ -101,9 +101,10 @@ def test_v2_folders_are_numbers_not_letters(tmp_path):
 
 
 def test_published_rows_are_the_table():
-    rows = published_rows(['in-1k', 'sketch'])
-    assert {r['name']: r['score'] for r in rows}['InternViT-6B on sketch'] == 69.117
-    assert len(rows) == 6 + 4
+    rows = {r['name']: r for r in published_rows(['sketch', 'v2'])}
+    assert rows['InternViT-6B']['score'] == 88.23
+    assert rows['InternViT-6B']['scores'] == {'sketch': 69.117, 'v2': 79.94}
+    assert rows['ViT-22B']['scores'] == {'v2': 83.2}
 
 
 def idx(path, values):
