@@ -8,7 +8,7 @@ do not depend on them. The ways take turns.
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -96,7 +96,7 @@ def run(
         changed = None
         if quantize:
             other = open_encoder(f'random:{arch}').to(device)
-            changed = _quantize(encoder, other, bench.images[:1].to(device), layers[-1:])
+            changed = quantize_encoder(other, 'int8', images[:1])
             ways[INT8] = lambda: bench.features(other)
         seconds = {name: [] for name in ways}
         for i in range(rounds + 1):
@@ -108,7 +108,7 @@ def run(
                     seconds[name].append(_now(device) - started)
     rows = [_row(name, seconds) for name in ways]
     if changed is not None:
-        rows = [_with_weights(row, encoder, *changed) for row in rows]
+        rows = [_with_weights(row, changed, layers[-1]) for row in rows]
     return rows
 
 
@@ -159,28 +159,6 @@ class _Bench:
         encoder.features(images, [encoder.depth - 1])
 
 
-def _quantize(
-    plain: FrozenEncoder, other: FrozenEncoder, images: Tensor, layers: tuple[int, ...]
-) -> tuple[int, float]:
-    """Make ``other`` int8; its bytes and the error of its features."""
-    quantize_encoder(other, 'int8')
-    a, b = (e.features(images, layers)[layers[0]].patches.float() for e in (plain, other))
-    error = (a - b).square().mean().sqrt() / a.square().mean().sqrt()
-    return weight_bytes(other), error.item()
-
-
-def weight_bytes(encoder: FrozenEncoder) -> int:
-    """What the weights take as they are held, quantised or not."""
-    total = 0
-    for tensor in encoder.state_dict().values():
-        parts = [tensor]
-        if hasattr(tensor, '__tensor_flatten__'):
-            names, _ = tensor.__tensor_flatten__()
-            parts = [getattr(tensor, name) for name in names]
-        total += sum(part.numel() * part.element_size() for part in parts)
-    return total
-
-
 def _row(name: str, seconds: dict[str, list[float]]) -> Row:
     beside = {MANY: ONE, STORED_ONE: ONE, STORED: MANY, INT8: PLAIN}.get(name)
     ratio = None
@@ -190,11 +168,13 @@ def _row(name: str, seconds: dict[str, list[float]]) -> Row:
     return Row(name, median(seconds[name]), ratio, beside)
 
 
-def _with_weights(row: Row, plain: FrozenEncoder, num_bytes: int, error: float) -> Row:
+def _with_weights(row: Row, report: Any, deepest: int) -> Row:
+    """The row with what quantisation changed, where it is about that."""
     if row.name == PLAIN:
-        return Row(row.name, row.seconds, row.ratio, row.beside, weight_bytes(plain))
+        return replace(row, weight_bytes=report.bytes_before)
     if row.name == INT8:
-        return Row(row.name, row.seconds, row.ratio, row.beside, num_bytes, error)
+        error = report.errors[deepest]['rms']
+        return replace(row, weight_bytes=report.bytes_after, difference=error)
     return row
 
 

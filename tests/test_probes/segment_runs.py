@@ -31,6 +31,7 @@ def segment_args(encoder, root, out, *words):
     segment_command.add_arguments(parser)
     data = [f'{s}_dataloader.dataset.{k}' for s in ('train', 'val') for k in SCENES]
     data += [f'{s}_dataloader.dataset.data_root={root}' for s in ('train', 'val')]
+    data += ['val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False']
     fixed = ['--workers', '0', '--device', 'cpu', '--out', out, '--cfg-options', *data]
     usual = ['--batch', '2', '--crop', '56', '--iters', '6', '--pictures', '1']
     return parser.parse_args([str(w) for w in (encoder, *usual, *fixed, *words)])

@@ -64,8 +64,10 @@ def test_what_a_run_leaves(wide):
     text = ' '.join(results.notes)
     assert "iters 6 (the protocol's: 80000)" in text
     assert 'rate, 4e-05, is not among those tried' in text
-    assert [p['kind'] for p in results.pictures] == ['worst', 'best']
-    assert all((out / p['file']).stat().st_size > 1000 for p in results.pictures)
+    kinds = [p['kind'] for p in results.pictures]
+    assert kinds.count('pca') == 2 * 3  # two validation images, three layers
+    assert kinds[-2:] == ['worst', 'best']
+    assert all((out / p['file']).stat().st_size > 100 for p in results.pictures)
     assert (out / 'report.html').is_file()
     assert results.cost['probes'] == 16
     assert 0 < results.cost['encoder_seconds'] < results.cost['seconds']
