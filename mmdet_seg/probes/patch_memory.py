@@ -44,7 +44,7 @@ class PatchMemory:
     ) -> None:
         self.layers, self.size, self.num_views, self.seed = layers, size, views, seed
         self.num_classes = num_classes
-        self.view = 0  # the next one
+        self.view = 0  # the next one that may be wanted
         self._features: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         self._labels: list[Tensor] = []
         self.bytes_needed = _WIDTH * size * (len(layers) * embed_dim + num_classes)
@@ -61,10 +61,15 @@ class PatchMemory:
         first, last = (self.size * v // self.num_views for v in (view, view + 1))
         return last - first
 
-    def add(self, patches: Mapping[int, Tensor], label: Tensor) -> int:
-        """Take the next view's patches.
+    def views_left(self) -> list[int]:
+        """Views that have still to be added, in order; none when the memory is complete."""
+        return [v for v in range(self.view, self.num_views) if self.quota(v)]
+
+    def add(self, view: int, patches: Mapping[int, Tensor], label: Tensor) -> int:
+        """Take a view's patches.
 
         Args:
+            view: The first of :meth:`views_left`.
             patches: Layer to (D, h, w).
             label: (h * P, w * P) int64; numbers from C on are void.
 
@@ -72,19 +77,14 @@ class PatchMemory:
             How many were taken: fewer than the quota where fewer have a label.
         """
         shares = patch_shares(label, next(iter(patches.values())).shape[1:], self.num_classes)
-        numbers = np.random.default_rng((self.seed, self.view)).random(len(shares))
-        chosen = sample_patches(shares, self.quota(self.view), torch.from_numpy(numbers))
+        numbers = np.random.default_rng((self.seed, view)).random(len(shares))
+        chosen = sample_patches(shares, self.quota(view), torch.from_numpy(numbers))
         for layer in self.layers:
             cells = patches[layer].flatten(1)[:, chosen.to(patches[layer].device)].T
             self._features[layer].append(unit(cells).half().cpu())
         self._labels.append(shares[chosen].half())
-        self.view += 1
+        self.view = view + 1
         return len(chosen)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all views are in it."""
-        return self.view == self.num_views
 
     def __len__(self) -> int:
         return sum(map(len, self._labels))

@@ -3,6 +3,7 @@
 import argparse
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
+from mmdet_seg.probes.own_images import add_image_argument
 
 _PROTOCOLS = ('internvit', 'dinov2', 'dinov3', 'radio')
 
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--workers', type=int, default=2, metavar='N', help='processes that load (default: 2)')
     add('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
     add('--pictures', type=int, default=3, metavar='N', help='best and worst images (default: 3)')
+    add_image_argument(run)
     add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='of the data, as in train.py')
 
 

@@ -201,6 +201,11 @@ class SegmentData:
             for path, mask in paths
         ]
 
+    def some_files(self, count: int) -> list[str]:
+        """Validation images, evenly spread: at most ``count`` paths."""
+        chosen = sorted({i * self.num_val // count for i in range(count)})
+        return [str(self._val.get_data_info(i)['img_path']) for i in chosen]
+
     def view(self, position: int) -> tuple[Tensor, Tensor]:
         """One augmented training view, a function of its position: (3, H, W), (H, W) int64."""
         draw = Draw(position % self.num_train, position)

@@ -73,7 +73,7 @@ def evaluate_probes(
             metric.results.append(areas)
         if progress:
             progress(done, data.num_val)
-    return [_score(metric, data.classes) for metric in metrics]
+    return [probe_score(metric, data.classes) for metric in metrics]
 
 
 @torch.no_grad()
@@ -169,7 +169,8 @@ def _large(logits: Tensor, size: tuple[int, int], patch_size: int, padding: str)
     return large[:, :, : size[0], : size[1]]
 
 
-def _score(metric: PerClassIoU, classes: Sequence[str]) -> ProbeScore:
+def probe_score(metric: PerClassIoU, classes: Sequence[str]) -> ProbeScore:
+    """The score of the images that a metric has in its ``results``."""
     metric.dataset_meta = dict(classes=tuple(classes))
     per_image = []
     for intersect, union, *_ in metric.results:

@@ -1,18 +1,17 @@
-"""The images that the best probe segments worst and best, as PNGs beside the results."""
+"""The images that are segmented worst and best, as PNGs beside the results."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mmdet_seg.engine.images import read_image
 from mmdet_seg.engine.prediction_panels import Panel, overlay
 from mmdet_seg.probes.contact_sheet import contact_sheet
-from mmdet_seg.probes.frozen_encoder import FrozenEncoder
-from mmdet_seg.probes.probe_bank import Probe, ProbeBank
-from mmdet_seg.probes.segment_data import SegmentData
-from mmdet_seg.probes.segment_evaluate import predict
+from mmdet_seg.probes.segment_data import SegmentData, TestImage
 from mmdet_seg.probes.upsampled_loss import IGNORED
 
 _SIDE = 320  # pixels of a panel
@@ -21,9 +20,7 @@ _WRONG = (220, 30, 30)
 
 def write_pictures(
     folder: Path,
-    encoder: FrozenEncoder,
-    bank: ProbeBank,
-    probe: Probe,
+    label_of: Callable[[TestImage], Tensor],
     data: SegmentData,
     per_image: list[float],
     number: int,
@@ -32,11 +29,9 @@ def write_pictures(
 
     Args:
         folder: To write to.
-        encoder: Frozen.
-        bank: The probe's.
-        probe: The best one.
+        label_of: Predicts (H, W) class numbers at the size of an image's label.
         data: Whose validation images they are.
-        per_image: mIoU of the probe on every one of them, NaN where nothing is labelled.
+        per_image: mIoU on every one of them, NaN where nothing is labelled.
         number: Of the worst, and again of the best.
 
     Returns:
@@ -51,9 +46,7 @@ def write_pictures(
     chosen |= dict.fromkeys(ranked[::-1][:number], 'best')
     palette, found = np.array(data.palette, np.uint8), []
     for i, image in zip(chosen, data.validation(list(chosen)), strict=True):
-        final_norm = data.protocol.final_norm
-        [label] = predict([probe], bank, encoder, image, data.protocol, final_norm)
-        truth, label = image.label.numpy(), label.numpy()
+        truth, label = image.label.numpy(), label_of(image).numpy()
         picture = _at_size(read_image(image.path), truth.shape)
         wrong = (truth != IGNORED) & (truth != label)
         faded = np.where(wrong[..., None], _WRONG, picture // 3 + 120).astype(np.uint8)

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
 from mmdet_seg.engine.progress_hook import clock
 from mmdet_seg.engine.work_dir import find_resume
 from mmdet_seg.probes.encoder_options import encoder_from
-from mmdet_seg.probes.probe_bank import ProbeBank
+from mmdet_seg.probes.own_images import check_images, patch_pictures
+from mmdet_seg.probes.probe_bank import Probe, ProbeBank
 from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.run_facts import run_folder
-from mmdet_seg.probes.segment_data import SegmentData, data_config
+from mmdet_seg.probes.segment_data import SegmentData, TestImage, data_config
 from mmdet_seg.probes.segment_estimate import estimate, now_on
-from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush
+from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush, predict
 from mmdet_seg.probes.segment_grid import (
     Grid,
     make_grid,
@@ -67,6 +69,7 @@ class SegmentRun:
         hush()
         self.started = time.monotonic()
         self.seconds = {'encoder': 0.0, 'train': 0.0, 'evaluation': 0.0, 'store': 0.0}
+        self.images = check_images(args.images)
         self.resumed = self._find_resumed()
         self.encoder = encoder_from(args)
         short = args.data == 'scenes' if args.short is None else args.short
@@ -232,11 +235,15 @@ class SegmentRun:
         heads, missing = write_heads(self.folder, self.encoder, self.bank, self.data, self.cfg)
         best, pictures = best_probe(self.bank, self.trainer, scores), []
         if best is not None and self.args.pictures > 0:
-            pictures = write_pictures(
-                self.folder,
+            pictures = patch_pictures(
                 self.encoder,
-                self.bank,
-                self.bank.probes[best],
+                self.bank.layers,
+                self.folder,
+                self.images or self.data.some_files(2),
+            )
+            pictures += write_pictures(
+                self.folder,
+                partial(self._label, self.bank.probes[best]),
                 self.data,
                 scores[best].per_image,
                 self.args.pictures,
@@ -247,6 +254,11 @@ class SegmentRun:
         results = make_results(self.encoder.describe(), device, self.data, self.trainer, outcome)
         results.write(self.folder)
         show(results, self.folder, heads, write_report(self.folder))
+
+    def _label(self, probe: Probe, image: TestImage) -> Tensor:
+        protocol = self.protocol
+        [label] = predict([probe], self.bank, self.encoder, image, protocol, protocol.final_norm)
+        return label
 
     def _notes(self) -> list[str]:
         notes = list(self.grid.notes)

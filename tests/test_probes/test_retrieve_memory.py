@@ -122,17 +122,22 @@ def test_rare_classes_are_sampled_first_and_void_never():
 
 def test_a_memory_keeps_its_budget_and_can_be_continued(monkeypatch):
     def fill(memory, views):
-        for view in range(memory.view, views):
+        for view in memory.views_left():
+            if view >= views:
+                break
             generator = torch.Generator().manual_seed(view)
             maps = {n: torch.randn(6, 4, 5, generator=generator) * 9 for n in (1, 3)}
             label = torch.randint(0, 4, (8, 10), generator=generator)
-            memory.add(maps, label)
+            memory.add(view, maps, label)
         return memory
 
     arguments = ((1, 3), 50, 7, 6, 3, 5)
     whole = fill(PatchMemory(*arguments), 7)
     assert len(whole) == 50
-    assert whole.complete
+    assert whole.views_left() == []
+    few = PatchMemory((1, 3), 3, 7, 6, 3)
+    assert few.views_left() == [2, 4, 6]
+    assert len(fill(few, 7)) == 3
     assert whole.bytes_needed == sum(
         t.nbytes for name, t in whole.tensors().items() if name != 'view'
     )
