@@ -31,7 +31,12 @@ def _command(job: str) -> ModuleType:
 
 def main() -> int | None:
     args = parse_args()
-    return _command(args.job).main(args)
+    job = _command(args.job).main
+    if getattr(args, 'compare_quantized', False):
+        from mmdet_seg.probes.quantized_comparison import compare
+
+        return compare(job, args)
+    return job(args)
 
 
 if __name__ == '__main__':

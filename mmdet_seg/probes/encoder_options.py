@@ -13,6 +13,8 @@ _SOURCES = (
     'checkpoint of a run; timm:NAME[@FILE], hf:PATH, random:NAME'
 )
 
+_ASK = ' --compare-quantized measures the change in score.'
+
 
 def add_encoder_arguments(
     parser: argparse.ArgumentParser, *, positional: bool = True, required: bool = True
@@ -36,6 +38,12 @@ def add_encoder_arguments(
         choices=QUANTIZATIONS,
         help='hold the weights in 8 bits; the change in the features is printed',
     )
+    if positional:
+        parser.add_argument(
+            '--compare-quantized',
+            action='store_true',
+            help='with --quantize: run twice, and print the change in every score',
+        )
 
 
 def encoder_from(args: argparse.Namespace) -> 'FrozenEncoder':
@@ -56,7 +64,8 @@ def encoder_from(args: argparse.Namespace) -> 'FrozenEncoder':
         from mmdet_seg.probes.quantized_encoder import quantize_encoder
 
         encoder.quantization_report = quantize_encoder(encoder, how)
-        print(encoder.quantization_report.text(), file=sys.stderr, flush=True)
+        ask = '' if getattr(args, 'compare_quantized', True) else _ASK
+        print(encoder.quantization_report.text() + ask, file=sys.stderr, flush=True)
     return encoder
 
 
