@@ -5,6 +5,13 @@ import argparse
 from mmdet_seg import command_line
 
 
+def at_least_one(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number from 1')
+    return int(text)
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Measurements beside peers on this machine; prints Markdown tables.'
@@ -16,15 +23,21 @@ def parse_args() -> argparse.Namespace:
     encoder.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
     dtypes = ['fp32', 'bf16', 'fp16']
     encoder.add_argument('--dtypes', nargs='+', default=dtypes[:2], choices=dtypes)
-    encoder.add_argument('--batches', nargs='+', type=int, default=[1, 4], metavar='N')
-    encoder.add_argument('--rounds', type=int, default=5, metavar='N', help='turns of each encoder')
+    encoder.add_argument('--batches', nargs='+', type=at_least_one, default=[1, 4], metavar='N')
+    encoder.add_argument(
+        '--rounds', type=at_least_one, default=5, metavar='N', help='turns of each encoder'
+    )
     encoder.add_argument('--device', default='cpu', metavar='NAME')
     load = jobs.add_parser(
         'load', help='time and memory of loading a made-up 6B checkpoint (12 GB on disk)'
     )
-    load.add_argument('--depth', type=int, default=48, metavar='N', help='blocks')
+    load.add_argument('--depth', type=at_least_one, default=48, metavar='N', help='blocks')
     load.add_argument(
-        '--stock-depth', type=int, default=6, metavar='N', help='blocks for torch.load, beside ours'
+        '--stock-depth',
+        type=at_least_one,
+        default=6,
+        metavar='N',
+        help='blocks for torch.load, beside ours',
     )
     load.add_argument('--folder', metavar='DIR', help='where 12 GB are free; default: temporary')
     segmentation = jobs.add_parser(
@@ -35,7 +48,11 @@ def parse_args() -> argparse.Namespace:
     )
     segmentation.add_argument('--out', metavar='DIR', default='work_dirs/segmentation_benchmark')
     segmentation.add_argument(
-        '--processes', type=int, default=1, metavar='N', help='share the images of each evaluation'
+        '--processes',
+        type=at_least_one,
+        default=1,
+        metavar='N',
+        help='share the images of each evaluation',
     )
     slide = jobs.add_parser('slide', help="sliding windows beside mmseg's own loop")
     slide.add_argument('--config', default='linear_internvit', metavar='NAME')
@@ -43,25 +60,25 @@ def parse_args() -> argparse.Namespace:
     slide.add_argument(
         '--sizes', nargs='+', default=['504x672', '1008x1344'], metavar='HxW', help='of the image'
     )
-    slide.add_argument('--rounds', type=int, default=3, metavar='N')
+    slide.add_argument('--rounds', type=at_least_one, default=3, metavar='N')
     frozen = jobs.add_parser(
         'frozen', help='a training step of the frozen linear recipe beside mmseg with timm'
     )
     frozen.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
-    frozen.add_argument('--crop', type=int, default=504, metavar='PIXELS')
-    frozen.add_argument('--batch', type=int, default=2, metavar='N')
-    frozen.add_argument('--steps', type=int, default=4, metavar='N')
-    frozen.add_argument('--rounds', type=int, default=2, metavar='N')
+    frozen.add_argument('--crop', type=at_least_one, default=504, metavar='PIXELS')
+    frozen.add_argument('--batch', type=at_least_one, default=2, metavar='N')
+    frozen.add_argument('--steps', type=at_least_one, default=4, metavar='N')
+    frozen.add_argument('--rounds', type=at_least_one, default=2, metavar='N')
     deform = jobs.add_parser(
         'deform', help="deformable attention, forward and backward, beside mmcv's fallback"
     )
-    deform.add_argument('--rounds', type=int, default=5, metavar='N')
+    deform.add_argument('--rounds', type=at_least_one, default=5, metavar='N')
     heads = jobs.add_parser('heads', help='images per second of every head on the same encoder')
     heads.add_argument('--configs', nargs='+', metavar='NAME', help='the first is the peer')
     heads.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
     heads.add_argument('--data', default='ade20k', metavar='NAME', help='for its classes')
-    heads.add_argument('--size', type=int, default=448, metavar='PIXELS')
-    heads.add_argument('--rounds', type=int, default=3, metavar='N')
+    heads.add_argument('--size', type=at_least_one, default=448, metavar='PIXELS')
+    heads.add_argument('--rounds', type=at_least_one, default=3, metavar='N')
     train = jobs.add_parser('train', help="a training step per strategy beside mmengine's Runner")
     train.add_argument('--config', default='upernet_internvit', metavar='NAME')
     train.add_argument('--arch', default='small', metavar='NAME')
@@ -80,9 +97,11 @@ def parse_args() -> argparse.Namespace:
         ],
         metavar='STRATEGY:PROCESSES',
     )
-    train.add_argument('--batch', type=int, default=8, metavar='N', help='of all processes')
-    train.add_argument('--steps', type=int, default=15, metavar='N')
-    train.add_argument('--rounds', type=int, default=2, metavar='N')
+    train.add_argument(
+        '--batch', type=at_least_one, default=8, metavar='N', help='of all processes'
+    )
+    train.add_argument('--steps', type=at_least_one, default=15, metavar='N')
+    train.add_argument('--rounds', type=at_least_one, default=2, metavar='N')
     return parser.parse_args()
 
 

@@ -77,6 +77,11 @@ class Planner:
         for key in ('train_dataloader', 'optim_wrapper'):
             if key not in cfg:
                 raise ValueError(f'{cfg.filename} has no `{key}`: there is no training to plan.')
+        if 'decode_head' not in cfg.model:
+            raise ValueError(
+                f'{cfg.filename} is a detector; plans are made for segmentors, whose memory does '
+                'not depend on what is in the images. Try it: tools/train.py prints the memory.'
+            )
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         model_cfg = Config(dict(model=cfg.model)).model
         with torch.device('meta'):

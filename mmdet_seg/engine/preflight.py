@@ -14,9 +14,8 @@ _WHERE = {
         '{root}/images/training exists'
     ),
     'CocoInstances': (
-        'unpack train2017.zip, val2017.zip and annotations_trainval2017.zip '
-        '(cocodataset.org/#download) so that {root}/train2017, {root}/val2017 and '
-        '{root}/annotations exist'
+        'get train2017.zip, val2017.zip and annotations_trainval2017.zip '
+        '(cocodataset.org/#download) and run tools/prepare.py coco FOLDER --out {root}'
     ),
 }
 

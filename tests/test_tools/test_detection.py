@@ -120,7 +120,7 @@ def test_several_scales(run, tmp_path):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (('--data', 'coco'), 'No data in data/coco/train2017: unpack train2017.zip'),
+        (('--data', 'coco'), 'No data in data/coco/train2017: get train2017.zip'),
         (('--data', 'ade20k'), 'mask_rcnn_internvit predicts; it takes coco, scenes'),
     ],
 )

@@ -1,10 +1,12 @@
-"""InternViT, ViTDet's simple pyramid and mmdet's Mask R-CNN.
+"""InternViT and mmdet's Mask R-CNN.
 
-As it is for the small encoder; ``--arch`` with published weights makes it ViTDet's recipe
-(detectron2's ``projects/ViTDet``). Channels and strides come from the encoder.
+As it is for the small encoder, which learns from nothing with UperNet's pyramid; ``--arch`` with
+published weights makes it ViTDet's recipe with the simple pyramid (detectron2's
+``projects/ViTDet``). Channels and strides come from the encoder.
 """
 
 from mmdet.models import (
+    FPN,
     CrossEntropyLoss,
     DetDataPreprocessor,
     FCNMaskHead,
@@ -24,8 +26,9 @@ from mmdet.models.task_modules import (
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.detectors import build_detector
 from mmdet_seg.detectors.semantic_branch import SemanticMaskRCNN
-from mmdet_seg.necks import SimplePyramid
+from mmdet_seg.necks import FeaturePyramid, PyramidPooling, SimplePyramid
 from mmdet_seg.necks.feature_pyramid import LayerNorm2d
+from mmdet_seg.ops.sync_batch_norm import SyncBatchNorm
 
 data_variants = dict(scenes='scenes_det')
 num_global_blocks = 4  # evenly spaced, where the encoder has windows
@@ -48,7 +51,11 @@ model = dict(
     backbone=dict(
         type=InternViT, arch='small', patch_size=16, img_size=256, out_indices=(1, 2, 4, 5)
     ),
-    neck=dict(type=SimplePyramid, out_channels=64, factors=(2, 1, 0.5), norm='sync_bn'),
+    neck=[
+        dict(type=FeaturePyramid),
+        dict(type=PyramidPooling),
+        dict(type=FPN, out_channels=64, num_outs=5, norm_cfg=dict(type=SyncBatchNorm)),
+    ],
     rpn_head=dict(
         type=RPNHead,
         feat_channels=64,
@@ -140,7 +147,7 @@ published = dict(
     model=dict(
         backbone=dict(out_indices=-1, drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
         semantic_head=None,
-        neck=dict(out_channels=256, factors=(4, 2, 1, 0.5), norm='layer'),
+        neck=dict(_delete_=True, type=SimplePyramid, out_channels=256),
         rpn_head=dict(feat_channels=256, num_convs=2),
         roi_head=dict(
             bbox_roi_extractor=adaptive,
