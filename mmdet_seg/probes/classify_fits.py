@@ -181,8 +181,8 @@ def _probes(args: argparse.Namespace, encoder: Any) -> list:
 def _training_notes(task: Task, recipe: Recipe, probes: list, views: Views) -> None:
     if task.args.views and not views.same_each_time:
         task.notes.append(
-            f'Features of {task.args.views} fixed views of each image; a run that draws new views '
-            'at every step scores otherwise.'
+            f'Features of {task.args.views} fixed view{"s" * (task.args.views > 1)} of each '
+            'image; a run that draws new views at every step scores otherwise.'
         )
     if recipe != RECIPES[task.args.protocol]:
         usual = RECIPES[task.args.protocol]

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from mmdet_seg.probes.weights_hash import hash_of
 
 _SPARE = 256 << 20  # bytes of the disk that are left to others
 _EVERY = 5.0  # seconds between two saves
+_CHUNK = 256  # images, where none are mixed; the same in every run that goes on
 
 
 class PooledStore:
@@ -99,7 +101,7 @@ def stored(
     """
     draws = list(range(len(images))) if draws is None else list(draws)
     places = [(int(d), getattr(d, 'position', int(d))) for d in draws]
-    batch = batch or max(reader.batch, 1)
+    batch = batch or _CHUNK
     key = {
         'encoder': reader.encoder.identity,
         'dtype': str(reader.encoder.dtype),
@@ -112,6 +114,7 @@ def stored(
         'layers': list(layers),
         'format': 1,
     }
+    layers = key['layers'] = _also_there(Path(root), key, len(draws))
     folder = Path(root) / hash_of(key)[:16]
     has_token = reader.encoder.num_prefix_tokens > 0
     state = _State(folder, key, layers, len(draws), reader.encoder.embed_dim, has_token)
@@ -121,6 +124,21 @@ def stored(
     store = PooledStore(folder, layers, has_token)
     reader.cost.disk += store.num_bytes
     return store
+
+
+def _also_there(root: Path, key: dict[str, Any], count: int) -> list[int]:
+    """Layers of a whole store that has these and more of the same views, else these."""
+    wanted = json.loads(json.dumps(key))
+    for file in sorted(root.glob('*/state.json')):
+        try:
+            found = json.loads(file.read_text())
+            layers, done = found['key']['layers'], sum(n for n, _ in found['chunks'].values())
+        except (ValueError, KeyError, TypeError):
+            continue
+        same = {**found['key'], 'layers': wanted['layers']} == wanted
+        if same and done == count and set(wanted['layers']) <= set(layers):
+            return layers
+    return list(key['layers'])
 
 
 class _State:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from mmdet_seg import command_line
 from mmdet_seg.engine.progress_hook import clock
 
-_EVERY = 5.0  # seconds between lines
+_EVERY = 5.0  # seconds between lines at first
+_SHARE = 0.05  # of the time so far, between lines of a long run
 
 
 class Progress:
@@ -32,7 +33,8 @@ class Progress:
         """Say how far it is, every few seconds."""
         self.done += count
         now = time.monotonic()
-        if now - self.said >= _EVERY:
+        every = _EVERY if sys.stderr.isatty() else max(_EVERY, _SHARE * (now - self.started))
+        if now - self.said >= every:
             self.said, self.spoke = now, True
             self._say(more() if callable(more) else more)
 

@@ -138,12 +138,24 @@ def test_whatever_differs_has_a_store_of_its_own(tmp_path):
         (small_reader(), images.limited(8, 0), Views(28), [0, 2]),
         (small_reader(), images, Views(42), [0, 2]),
         (small_reader(), images, Views(28, crop_ratio=0.8), [0, 2]),
-        (small_reader(), images, Views(28), [2]),
+        (small_reader(), images, Views(42), [0, 1, 2]),
     ]
     for case in cases:
         stored(*case, tmp_path)
     keys = [json.loads(f.read_text())['key'] for f in tmp_path.glob('*/state.json')]
     assert len(keys) == len(cases)
+
+
+def test_a_store_with_more_layers_serves(tmp_path):
+    images, reader = small_images(), small_reader()
+    whole = stored(reader, images, Views(28), [0, 1, 2], tmp_path)
+    images_read = reader.cost.images
+    part = stored(reader, images, Views(28), [1], tmp_path)
+    assert reader.cost.images == images_read
+    rows = np.array([3, 1])
+    assert torch.equal(part.read(rows, [1])[1].mean, whole.read(rows, [1])[1].mean)
+    stored(reader, images.limited(10, 0), Views(28), [1], tmp_path)
+    assert reader.cost.images == images_read + 10
 
 
 def test_what_does_not_fit_the_disk_is_said_before_it_starts(tmp_path, monkeypatch):
