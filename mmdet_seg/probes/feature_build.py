@@ -3,6 +3,7 @@
 Shapes: B views of a batch, T tokens kept of a view, D channels.
 """
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from mmdet_seg.probes.feature_store import (
 )
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder, LayerFeatures
 from mmdet_seg.probes.weights_hash import hash_of
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 class Views(Protocol):
@@ -99,8 +102,10 @@ def build_store(
         note(f'What is complete stays in {plan.folder}; the same command goes on from there.')
         raise
     except OSError as error:
+        if error.errno not in _NO_ROOM:  # a view that cannot be read says so itself
+            raise
         raise ValueError(
-            f'{plan.folder}: {error.strerror or error}. What is complete stays; make room or give '
+            f'{error.filename or plan.folder}: {error.strerror}. What is complete stays; make room or give '
             'another folder, then run the same command again.'
         ) from error
     return FeatureStore(plan.folder, key=plan.index['key'])

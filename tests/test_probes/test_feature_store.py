@@ -227,6 +227,35 @@ def test_views_of_another_size_are_refused(encoder, tmp_path):
         build(encoder, tmp_path, views=Growing(12))
 
 
+def test_no_prefix_is_no_prefix(tmp_path):
+    encoder = open_encoder('random:tiny')
+    encoder.encoder.drop_class_token()
+    encoder.num_prefix_tokens = 0
+    views = NoiseViews(3)
+    store = build(encoder, tmp_path, views=views)
+    found, expected = store.batch([2])[0][3], encoder.features(views.images([2]), [3])[3]
+    assert found.prefix.shape == (1, 0, 32)
+    assert torch.equal(found.patches, expected.patches)
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), OSError(28, 'No space left on device')])
+def test_what_was_done_stays(encoder, tmp_path, error, capsys, monkeypatch):
+    class Ending(NoiseViews):
+        def __getitem__(self, index):
+            if index == 7:
+                raise error
+            return super().__getitem__(index)
+
+    kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else ValueError
+    with pytest.raises(kind) as caught:
+        build(encoder, tmp_path, views=Ending(12))
+    said = capsys.readouterr().err if kind is KeyboardInterrupt else str(caught.value)
+    assert 'the same command' in said
+    views = NoiseViews(12)
+    build(encoder, tmp_path, views=views)
+    assert min(set(views.asked) - {0}) == 5
+
+
 def test_a_second_writer_waits(encoder, tmp_path):
     store = build(encoder, tmp_path)
     (store.folder / 'layer_01/00000.json').unlink()
