@@ -4,6 +4,7 @@ Shapes: B images, (H, W) pixels.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmseg.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmdet_seg.command_line import Failure
 from mmdet_seg.datasets.position_sampler import Draw, PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset, unreadable
 from mmdet_seg.engine.preflight import check_data
@@ -188,8 +190,9 @@ class SegmentData:
             num_workers=self.workers,
             collate_fn=pseudo_collate,
             persistent_workers=self.workers > 0,
+            worker_init_fn=leave_signals,
         )
-        for raw in loader:
+        for raw in _loaded(loader):
             yield self._tensors(raw)
 
     def train_files(self) -> list[str]:
@@ -227,13 +230,20 @@ class SegmentData:
             sampler=chosen,
             num_workers=min(self.workers, len(chosen)),
             collate_fn=pseudo_collate,
+            worker_init_fn=leave_signals,
         )
-        for raw in loader:
+        for raw in _loaded(loader):
             _refuse_broken(raw['data_samples'])
             [sample] = raw['data_samples']
             mean, std = self._preprocess.mean, self._preprocess.std
             pixels = (raw['inputs'][0].flip(0).float() - mean) / std  # stored as BGR
             yield TestImage(pixels, sample.gt_sem_seg.data[0].long(), str(sample.img_path))
+
+
+def leave_signals(_: int) -> None:
+    """Ctrl-C and timeouts reach all processes of a group; those that load go on until told."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def pad_to_patch(images: Tensor, patch_size: int, padding: str) -> Tensor:
@@ -252,6 +262,27 @@ def _build(config: dict) -> Any:
     dataset = DATASETS.build(config)
     dataset.full_init()
     return dataset
+
+
+def _loaded(loader: DataLoader) -> Iterator[dict]:
+    """The loader's batches; what ends them is said in one line.
+
+    Raises:
+        ValueError: Images that cannot be used.
+        mmdet_seg.command_line.Failure: A process that loads is gone.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        text = str(error).strip()
+        if 'images in a row cannot be used' in text:
+            raise ValueError(text.splitlines()[-1].removeprefix('RuntimeError: ')) from error
+        if 'DataLoader worker' not in text:
+            raise
+        raise Failure(
+            'A process that loads data died (killed, or out of memory): lower --workers or '
+            '--batch, and go on with --resume.'
+        ) from error
 
 
 def _refuse_broken(samples: list) -> None:

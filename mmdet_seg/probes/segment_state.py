@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmdet_seg.command_line import Failure
 from mmdet_seg.engine.checkpoint import iterations
-from mmdet_seg.engine.checkpoint_folder import open_folder, write_folder
+from mmdet_seg.engine.checkpoint_folder import NotSaved, open_folder, write_folder
 from mmdet_seg.probes.segment_train import ProbeTrainer
 
 _KEPT = 2
@@ -24,11 +25,14 @@ def save_state(folder: Path, trainer: ProbeTrainer, run: Mapping[str, Any]) -> P
         run: What has to be the same in the run that goes on; JSON.
 
     Raises:
-        mmdet_seg.engine.checkpoint_folder.NotSaved: It could not be written.
+        mmdet_seg.command_line.Failure: It could not be written.
     """
     target = folder / f'iter_{trainer.step}'
     facts = {'iteration': trainer.step, 'probes': dict(run), **trainer.facts()}
-    write_folder(target, trainer.tensors(), None, facts)
+    try:
+        write_folder(target, trainer.tensors(), None, facts)
+    except NotSaved as error:
+        raise Failure(str(error)) from error
     for _, old in iterations(folder)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return target

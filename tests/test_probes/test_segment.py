@@ -3,13 +3,14 @@
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 
 import pytest
 import torch
 
-from mmdet_seg.command_line import INTERRUPTED
+from mmdet_seg.command_line import INTERRUPTED, Failure
 from mmdet_seg.engine.evaluation import evaluate
 from mmdet_seg.probes import segment_run
 from mmdet_seg.probes.results import Results
@@ -242,6 +243,29 @@ def test_a_window_is_predicted_as_the_image_is(wide):
     windows = list(predict(job.bank.probes[:2], job.bank, job.encoder, image, slide))
     assert whole[0].shape == image.label.shape
     assert all(torch.equal(a, b) for a, b in zip(whole, windows, strict=True))
+
+
+def test_a_broken_image_is_named(here, tmp_path, no_report):
+    job = SegmentRun(segment_args(*here, tmp_path / 'run'))
+    broken = tmp_path / 'scenes'  # the set's own folder, which is left as it is
+    shutil.copytree(job.data.root, broken)
+    victims = sorted(broken.rglob('images/training/*'))
+    assert len(victims) == job.data.num_train
+    victims[0].write_bytes(b'no image')
+    job = SegmentRun(segment_args(here[0], broken, tmp_path / 'run', '--iters', '9'))
+    with pytest.raises(ValueError, match=rf'{victims[0].name} cannot be used .*mend or remove it'):
+        job.run()
+    for victim in victims:
+        victim.write_bytes(b'no image')
+    with pytest.raises(ValueError, match='images in a row cannot be used'):
+        SegmentRun(segment_args(here[0], broken, tmp_path / 'run')).run()
+
+
+def test_a_state_that_cannot_be_written_ends_in_one_line(here, tmp_path, no_report):
+    job = SegmentRun(segment_args(*here, tmp_path / 'run', '--save-every', '2'))
+    (tmp_path / 'run' / '.iter_2.part').write_text('a file where a folder has to be')
+    with pytest.raises(Failure, match=r'iter_2 could not be saved'):
+        job.run()
 
 
 # -- grids ---------------------------------------------------------------------------------------
