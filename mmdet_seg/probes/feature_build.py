@@ -105,8 +105,8 @@ def build_store(
         if error.errno not in _NO_ROOM:  # a view that cannot be read says so itself
             raise
         raise ValueError(
-            f'{error.filename or plan.folder}: {error.strerror}. What is complete stays; make room or give '
-            'another folder, then run the same command again.'
+            f'{error.filename or plan.folder}: {error.strerror}. What is complete stays; make room '
+            'or give another folder, then run the same command again.'
         ) from error
     return FeatureStore(plan.folder, key=plan.index['key'])
 
