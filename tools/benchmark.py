@@ -102,6 +102,14 @@ def parse_args() -> argparse.Namespace:
     )
     train.add_argument('--steps', type=at_least_one, default=15, metavar='N')
     train.add_argument('--rounds', type=at_least_one, default=2, metavar='N')
+    probes = jobs.add_parser(
+        'probes', help='16 probes beside one, from a feature store, on an encoder in 8 bits'
+    )
+    probes.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
+    probes.add_argument('--crop', type=at_least_one, default=504, metavar='PIXELS')
+    probes.add_argument('--batch', type=at_least_one, default=2, metavar='N')
+    probes.add_argument('--rounds', type=at_least_one, default=3, metavar='N')
+    probes.add_argument('--device', default='cpu', metavar='NAME')
     return parser.parse_args()
 
 
@@ -167,6 +175,14 @@ def main() -> int:
             command_line.note,
         )  # fmt: skip
         print(f'{command_line.machine()}\n\n{mask_benchmark.table(rows)}')
+    elif args.job == 'probes':
+        from mmdet_seg.probes import probe_benchmark
+
+        rows = probe_benchmark.run(
+            args.arch, args.crop, args.batch, args.rounds, device=args.device,
+            progress=command_line.note,
+        )  # fmt: skip
+        print(f'{command_line.machine()}\n\n{probe_benchmark.table(rows)}')
     elif args.job == 'train':
         from mmdet_seg.engine import train_benchmark
 

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmdet_seg.probes.results import Results
+from mmdet_seg.probes.results import Results, nearest_published
 from mmdet_seg.probes.score_grid import ScoreGrid, cell_score, layers_text
 
 INK = '#333333'
@@ -30,6 +30,7 @@ SERIES = {
 }
 DARK = {INK: '#d8d8d4', _FAINT: '#8f8f8b', **SERIES}
 _MARKS = 'osD^vPX'
+_MOST_PUBLISHED = 4  # figures drawn as lines: the nearest ones
 _MOST_LINES = 7  # with a name in the legend; of more, the best are named
 
 
@@ -54,7 +55,7 @@ def layer_chart(grid: ScoreGrid, published: Sequence[dict]) -> Figure | None:
     for (setting, scores), colour, mark in zip(best, SERIES, _MARKS, strict=False):
         label = setting or grid.metric
         axes.plot(where, scores, f'{mark}-', color=colour, markersize=5, label=label)
-    for other in published:
+    for other in nearest_published(published, grid.high, _MOST_PUBLISHED):
         axes.axhline(other['score'], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
             1, other['score'], f'{other["name"]} ', transform=axes.get_yaxis_transform(),

@@ -19,7 +19,7 @@ from mmdet_seg.probes.report_html import (
     table,
 )
 from mmdet_seg.probes.report_style import SCRIPT, style
-from mmdet_seg.probes.results import Results, has_score
+from mmdet_seg.probes.results import Results, has_score, nearest_published
 from mmdet_seg.probes.score_grid import ScoreGrid, layers_text, score_grids
 
 _TASKS = {
@@ -29,6 +29,7 @@ _TASKS = {
 }
 # Nothing is fetched from anywhere, whatever the results hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_MOST_PUBLISHED = 6  # bars beside the best row's; the others unfold
 _UNITS = ((1 << 30, 'GiB'), (1 << 20, 'MiB'), (1 << 10, 'KiB'), (1, 'bytes'))
 
 
@@ -85,7 +86,7 @@ def _headline(results: Results) -> str:
     entries = [(f'best row: {best["name"]}', best['score'], '', True)]
     entries += [
         (other['name'], other['score'], other.get('source', ''), False)
-        for other in results.published
+        for other in nearest_published(results.published, best['score'], _MOST_PUBLISHED)
     ]
     entries.sort(key=lambda entry: -entry[1])
     left = (
@@ -94,7 +95,21 @@ def _headline(results: Results) -> str:
         f'{layers_text(best["layers"])}, best of {len(results.rows)}</span></p></div>'
     )
     right = bars(entries) if results.published else ''
+    if len(results.published) > _MOST_PUBLISHED:
+        right = f'<div>{right}{_all_published(results)}</div>'
     return f'<div class="headline">{left}{right}</div>'
+
+
+def _all_published(results: Results) -> str:
+    lines = [
+        ('', [other['name'], number(other['score']), other.get('source', '')])
+        for other in sorted(results.published, key=lambda other: -other['score'])
+    ]
+    heads = [('published', False), ('score, %', True), ('source', False)]
+    return (
+        f'<details><summary>all {len(lines)} published figures</summary>'
+        f'{table(heads, lines, "others")}</details>'
+    )
 
 
 def _notes(results: Results) -> str:
@@ -183,10 +198,16 @@ def _pictures(results: Results, folder: Path) -> str:
     plain = [p for p in results.pictures if p.get('kind') in ('image', 'pca', 'attention')]
     groups = dict.fromkeys(str(p.get('group', '')) for p in plain)
     if plain:
-        parts.append(
-            '<h2>What patches look like</h2><p class="soft">Equal colours are equal features: the '
-            'first three components of a layer, over all images together.</p>'
+        text = (
+            'Equal colours are equal features: the first three components of a layer, over all '
+            'images together.'
         )
+        if any(p['kind'] == 'attention' for p in plain):
+            text += (
+                ' Attention: what the class token looks at (without one, all patches), the mean '
+                'of the heads, bright for much.'
+            )
+        parts.append(f'<h2>What patches look like</h2><p class="soft">{text}</p>')
     for group in groups:
         here = [p for p in plain if str(p.get('group', '')) == group]
         here.sort(key=lambda p: p['kind'] == 'attention')

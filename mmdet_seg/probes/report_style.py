@@ -28,6 +28,7 @@ a{color:var(--accent)}
 .bars .track{background:var(--card);height:1rem;border-radius:3px;overflow:hidden}
 .bars .track i{display:block;height:100%;background:var(--soft);opacity:.55}
 .bars .ours .track i{background:var(--accent);opacity:1}.bars .ours{font-weight:600}
+details{margin-top:.8rem;font-size:.875rem}summary{cursor:pointer;color:var(--accent)}
 .num{font-variant-numeric:tabular-nums;text-align:right;white-space:nowrap}
 .notes{background:var(--note);border-radius:6px;padding:.6rem 1rem;margin:1.2rem 0;list-style:none}
 .notes li{margin:.2rem 0;overflow-wrap:anywhere}

@@ -105,6 +105,14 @@ class Results:
         return cls(**{key: value for key, value in content.items() if key in known})
 
 
+def nearest_published(
+    published: Iterable[dict[str, Any]], score: float, count: int
+) -> list[dict[str, Any]]:
+    """Others' figures that are nearest to a score, highest first: what fits into a picture."""
+    nearest = sorted(published, key=lambda other: abs(other['score'] - score))[:count]
+    return sorted(nearest, key=lambda other: -other['score'])
+
+
 def has_score(row: dict[str, Any]) -> bool:
     """Whether a row has a score: None and NaN say that the probe failed."""
     return row.get('score') is not None and math.isfinite(row['score'])

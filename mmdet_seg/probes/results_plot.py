@@ -6,11 +6,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mmdet_seg.probes.report_charts import SERIES, write_png
-from mmdet_seg.probes.results import has_score
+from mmdet_seg.probes.results import has_score, nearest_published
 from mmdet_seg.probes.results_table import Comparison, Run, depth_of
 
 _INK, _FAINT = '#333333', '#8a8a88'
 _MARKS = 'osD^vPX'
+_MOST_PUBLISHED = 6  # figures drawn as lines: the nearest ones
 _DASHES = ('-', '--', ':')
 
 
@@ -32,7 +33,8 @@ def draw(tables: Sequence[Comparison], out: Path) -> None:
                 *zip(*points, strict=True), f'{mark}{style}', color=colour, markersize=5,
                 label=label if len(label) < 70 else f'{label[:67]}...',
             )  # fmt: skip
-        for other in table.published:
+        best = max((score for _, points in lines for _, score in points), default=0.0)
+        for other in nearest_published(table.published, best, _MOST_PUBLISHED):
             axes.axhline(other['score'], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.text(
                 0.005, other['score'], other['name'], transform=axes.get_yaxis_transform(),

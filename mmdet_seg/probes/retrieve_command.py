@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--memory-size',
         type=int,
-        default=102400,
         metavar='N',
-        help='patches of training images, rare classes first (default: 102400)',
+        help='patches, rare classes first (default: 102400, with small images 20480)',
     )
     add('--views', type=int, default=1, metavar='N', help='of each training image (default: 1)')
     add('--seed', type=int, default=0, metavar='N', help='of views and patches (default: 0)')
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--short',
         action=argparse.BooleanOptionalAction,
-        help='small images as they are, views of 224 (default with scenes)',
+        help='small images as they are, views of 224, a smaller memory (default with scenes)',
     )
     add(
         '--final-norm',

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mmdet_seg.probes.retrieve_state import (
     save_tensors,
 )
 from mmdet_seg.probes.run_facts import run_folder
-from mmdet_seg.probes.segment_data import SegmentData, data_config
+from mmdet_seg.probes.segment_data import SegmentData, data_config, leave_signals
 from mmdet_seg.probes.segment_evaluate import hush
 from mmdet_seg.probes.segment_grid import parse_layers, parse_numbers, parse_options
 from mmdet_seg.probes.segment_state import Interrupts, command_to_go_on
@@ -43,6 +43,7 @@ HUMMINGBIRD = Protocol(
     photometric=False,
     test='whole',
 )
+_SIZE, _SHORT_SIZE = 102400, 20480
 _SHORT_CROP = 224
 _IMAGES_AT_ONCE = {'cpu': 4}
 _OTHER_AT_ONCE = 32
@@ -76,10 +77,13 @@ class RetrieveRun:
         self.notes: list[str] = []
         counts = parse_numbers('--neighbours', args.neighbours, int)
         heats = parse_numbers('--temperature', args.temperature, float)
+        short = args.data == 'scenes' if args.short is None else args.short
+        usual = _SHORT_SIZE if short else _SIZE
+        size = usual if args.memory_size is None else args.memory_size
         for option, value in (
             ('--neighbours', min(counts)),
             ('--temperature', min(heats)),
-            ('--memory-size', args.memory_size),
+            ('--memory-size', size),
             ('--views', args.views),
         ):
             if value <= 0:
@@ -92,7 +96,6 @@ class RetrieveRun:
         layers = _single(parse_layers(args.layers, self.encoder))
         self.rows = settings(layers, counts, heats)
         self.final_norm = _final_norm(args.final_norm, self.encoder)
-        short = args.data == 'scenes' if args.short is None else args.short
         P = self.encoder.patch_size
         crop = args.crop or (_SHORT_CROP if short else HUMMINGBIRD.crop)
         if crop < 1:
@@ -105,7 +108,7 @@ class RetrieveRun:
         )
         self.memory = PatchMemory(
             layers,
-            args.memory_size,
+            size,
             self.data.num_train * args.views,
             self.encoder.embed_dim,
             len(self.data.classes),
@@ -169,7 +172,7 @@ class RetrieveRun:
             _Views(self.data, views),
             batch_size=batch,
             num_workers=self.args.workers,
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=leave_signals,
         )
 
     def _retrieval(self) -> Retrieval:
@@ -203,16 +206,12 @@ class RetrieveRun:
         self.seconds['evaluation'] = time.monotonic() - started
 
     @staticmethod
-    def _until(interrupts: Interrupts, items: Any) -> Iterator:
-        """Items until a signal; what it does to processes that load is no error then."""
-        try:
-            for item in items:
-                yield item
-                if interrupts.number:
-                    return
-        except RuntimeError:
-            if not interrupts.number:
-                raise
+    def _until(interrupts: Interrupts, items: Iterable) -> Iterator:
+        """Items until a signal."""
+        for item in items:
+            yield item
+            if interrupts.number:
+                return
 
     # -- going on --------------------------------------------------------------------------------
 
@@ -266,11 +265,6 @@ class _Views(Dataset):
 
     def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor]:
         return self.views[place], *self.data.view(self.views[place])
-
-
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C goes to all processes of a terminal; the one that loads for us goes on until told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _single(layers: list[tuple[int, ...]]) -> tuple[int, ...]:

@@ -180,3 +180,19 @@ def test_figures_are_in_words():
     assert [in_bytes(b) for b in (0, 12, 1536, 3 << 30)] == [
         '0 bytes', '12 bytes', '1.50 KiB', '3.00 GiB',
     ]  # fmt: skip
+
+
+def test_of_many_published_figures_the_nearest_are_drawn(tmp_path):
+    results = sample()
+    results.published = [{'name': f'other {i}', 'score': 5.0 * i, 'source': 's'} for i in range(20)]
+    results.write(tmp_path)
+    with Page(write_report(tmp_path)) as page:
+        names = page.run('[...document.querySelectorAll(".bars dt")].map(e => e.firstChild.data)')
+        best = 'best row: layer 3, lr 0.001'  # 60.1; of 45 and 75 the latter is nearer
+        others = [f'other {i}' for i in (15, 14, 13, 12, 11, 10)]
+        assert names == [*others[:3], best, *others[3:]]
+        assert page.run('document.querySelectorAll(".others tbody tr").length') == 20
+        assert page.run('document.querySelector(".others").checkVisibility()') is False
+        page.click('summary')
+        assert page.run('document.querySelector(".others").checkVisibility()') is True
+        assert not page.errors
