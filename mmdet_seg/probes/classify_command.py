@@ -3,6 +3,7 @@
 import argparse
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
+from mmdet_seg.probes.own_images import add_image_argument
 
 PROTOCOLS = ('internvit', 'dinov2', 'logreg', 'knn')
 
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--workers', type=int, default=1, metavar='N', help='processes that read (default: 1)')
     add('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
     add('--pictures', type=int, default=18, metavar='N', help='images of a sheet (default: 18)')
+    add_image_argument(run)
 
 
 def _training(group: argparse._ArgumentGroup) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.logging import MMLogger
 
 from mmdet_seg import command_line
@@ -20,6 +21,7 @@ from mmdet_seg.probes.encoder_options import encoder_from, resolve_device
 from mmdet_seg.probes.encoder_reader import Reader
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.imagenet_sets import EvalSet, eval_sets, published_rows
+from mmdet_seg.probes.own_images import check_images, patch_pictures
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.results import Results
 from mmdet_seg.probes.run_facts import machine_facts, now, peak_memory, run_folder
@@ -35,6 +37,7 @@ def run(args: argparse.Namespace) -> int | None:
     if not MMLogger.check_instance_created('probe'):
         MMLogger.get_instance('probe', log_level='ERROR')
     _check_numbers(args)
+    check_images(args.images)
     data = _open(args)
     sets = _sets(args, data)
     args.device = resolve_device(args.device)
@@ -51,6 +54,8 @@ def run(args: argparse.Namespace) -> int | None:
         f'{data.name}: {len(data.train or ())} training and {len(data.val)} test images, '
         f'{len(data.classes)} classes, {views.size} x {views.size} pixels; {encoder.name}'
     )
+    if encoder.quantization_report is not None:
+        task.notes.append(' '.join(encoder.quantization_report.text().split()))
     _say_enlarged(task)
     fitted: list[Fitted] = []
     stopped = None
@@ -147,6 +152,8 @@ def _results(task: Task, fitted: list[Fitted], seconds: float) -> Results:
     rows = [_row(f, data, not many or f is best) for f in fitted]
     if not best.failed:
         pictures = draw(task.folder, data.val, best.outcomes['val'], args.pictures)
+        if args.pictures:
+            pictures += _patches(task, fitted)
     else:
         pictures = []
     names = [s.name for s in task.sets]
@@ -180,6 +187,15 @@ def _results(task: Task, fitted: list[Fitted], seconds: float) -> Results:
         pictures=pictures,
         published=published_rows(names) if imagenet else [],
     )
+
+
+def _patches(task: Task, fitted: list[Fitted]) -> list[dict[str, Any]]:
+    """Pictures of the user's images, or of two that are tested on."""
+    val, layers = task.data.val, [n for f in fitted for n in f.settings['layers']]
+    images = check_images(task.args.images) or [
+        (f'{val.name} {i}', np.asarray(val.image(i))) for i in sorted({0, len(val) // 2})
+    ]
+    return patch_pictures(task.reader.encoder, layers, task.folder, images)
 
 
 def _row(fitted: Fitted, data: ClassificationData, classes: bool) -> dict[str, Any]:

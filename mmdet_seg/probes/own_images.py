@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 
 _FOLDER = 'patches'
@@ -19,7 +21,7 @@ def add_image_argument(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='IMAGE',
-        help='your own, whose patches the report shows (default: two validation images)',
+        help='your own, whose patches the report shows (default: two of those that are scored)',
     )
 
 
@@ -35,7 +37,10 @@ def check_images(images: Sequence[str]) -> list[Path]:
 
 
 def patch_pictures(
-    encoder: 'FrozenEncoder', layers: Sequence[int], folder: Path, images: Sequence[Path | str]
+    encoder: 'FrozenEncoder',
+    layers: Sequence[int],
+    folder: Path,
+    images: Sequence[Path | str | tuple[str, 'np.ndarray']],
 ) -> list[dict[str, Any]]:
     """Write pictures of components and attention to ``folder/patches``.
 
@@ -46,7 +51,7 @@ def patch_pictures(
         encoder: Frozen.
         layers: Blocks that were probed, from 0.
         folder: Of the run.
-        images: Files.
+        images: Files, or names with (H, W, 3) uint8 RGB.
 
     Returns:
         Entries of the results' ``pictures``.
@@ -59,8 +64,12 @@ def patch_pictures(
     if (extra := len(chosen) - 1) >= _MOST_LAYERS:
         places = [round(i * extra / (_MOST_LAYERS - 1)) for i in range(_MOST_LAYERS)]
         chosen = [chosen[place] for place in places]
-    paths = [Path(path) for path in images[:_MOST_IMAGES]]
-    read = []
+    read = [
+        (''.join(c if c.isalnum() or c in ' -_' else '_' for c in image[0]), image[1])
+        for image in images[:_MOST_IMAGES]
+        if isinstance(image, tuple)
+    ]
+    paths = [Path(path) for path in images[:_MOST_IMAGES] if not isinstance(path, tuple)]
     for path, name in zip(paths, output_names(paths), strict=True):
         try:
             read.append((name, read_image(path)))

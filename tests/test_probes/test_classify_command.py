@@ -71,7 +71,7 @@ def test_the_published_probe_and_its_head_tested_again(folder, tmp_path, capsys)
     assert any('best of 4 heads' in note for note in found.notes)
     assert any('batch 16 (1024)' in note for note in found.notes)
     for picture in found.pictures:
-        assert Image.open(tmp_path / 'a' / picture['file']).width > 100
+        assert Image.open(tmp_path / 'a' / picture['file']).width > 50
     assert (tmp_path / 'a/report.html').stat().st_size > 1000
     assert 'Look at' in capsys.readouterr().out
     again = classify(tmp_path / 'b', *words, '--head', tmp_path / 'a/best_head.safetensors')
