@@ -1,6 +1,7 @@
 """Weights of 8 bits: what torchao computes is what the rounded weights give, and it is told."""
 
 import builtins
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmdet_seg.backbones import InternViT
 from mmdet_seg.backbones.layers import FusedLinear
 from mmdet_seg.backbones.quantization import check_device, quantize, tensor_bytes
 from mmdet_seg.datasets.scenes import make_scene
+from mmdet_seg.engine.evaluation import evaluate
 from mmdet_seg.engine.inference import dataset_meta, infer
 from mmdet_seg.engine.quantized_model import quantize_model
 from mmdet_seg.engine.recipe import load_recipe
@@ -120,6 +122,16 @@ def test_a_segmentor_says_what_changes(tmp_path, capsys):
     said = capsys.readouterr().err
     assert 'int8: 24 linear layers' in said
     assert '% of the pixels of' in said
+
+    frozen = {**options, 'model.backbone.frozen': True}
+    checkpoint, work_dir = str(tmp_path / 'a.pth'), str(tmp_path / 'run')
+    evaluate('linear_internvit', checkpoint, options=frozen, work_dir=work_dir, quantize='int8')
+    said = capsys.readouterr()
+    assert 'int8: 24 linear layers' in said.err
+    *_, score, last = said.out.splitlines()
+    parts = re.fullmatch(r'with int8; ([\d.]+) without, a change of ([+-][\d.]+)', last)
+    change = float(score.removeprefix('mIoU: ')) - float(parts[1])
+    assert change == pytest.approx(float(parts[2]), abs=0.011)
 
 
 def _text(value):
