@@ -15,6 +15,7 @@ from mmdet_seg.probes.results import has_score
 from mmdet_seg.probes.score_grid import ScoreGrid, cell_score, layers_text
 
 _WIDEST = 960  # pixels of an inlined picture
+_SMALL = 160  # below, cells of a grid stay sharp when the page enlarges it
 
 
 class Html(str):
@@ -47,8 +48,9 @@ def data_uri(path: Path) -> tuple[str, int, int]:
 def figure(source: str, size: tuple[int, int], caption: str, alt: str = '') -> str:
     """An image with what it shows below."""
     words, (width, height) = escape(caption), size
+    small = ' class="small"' if width < _SMALL else ''
     return (
-        f'<figure><img src="{source}" width="{width}" height="{height}" '
+        f'<figure><img{small} src="{source}" width="{width}" height="{height}" '
         f'alt="{escape(alt) or words}"><figcaption>{words}</figcaption></figure>'
     )
 

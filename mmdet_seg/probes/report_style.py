@@ -60,7 +60,8 @@ svg text{font-family:inherit}
 img{max-width:100%;height:auto;display:block;border-radius:3px}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,11rem),1fr));gap:.9rem}
 .pictures.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}
-.pictures img{width:100%}
+.pictures img{width:100%}img.small{image-rendering:pixelated}
+.pictures.wide figure:only-child{grid-column:1/-1;max-width:56rem}
 .per td.bar{min-width:11rem;background:linear-gradient(var(--bar),var(--bar)) no-repeat left center/var(--w) 72%}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.9rem 1.5rem;margin:.8rem 0}
 .facts dt{color:var(--soft);font-size:.8rem}.facts dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
