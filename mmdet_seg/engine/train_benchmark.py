@@ -32,6 +32,7 @@ class Row:
         strategy: Ours, or :data:`STOCK`.
         processes: How many.
         seconds: Of an iteration with loading, median.
+        ratio: To :data:`STOCK` in as many processes, median over the rounds; None without it.
         peak_gib: Resident memory at most, of the process that took most.
         loss: Of the last iteration; mmengine's shuffles in another order.
     """
@@ -39,6 +40,7 @@ class Row:
     strategy: str
     processes: int
     seconds: float
+    ratio: float | None
     peak_gib: float
     loss: float
 
@@ -73,16 +75,18 @@ def run(
             raise ValueError(f'--batch {batch} cannot be shared by {processes} processes.')
     found: dict[tuple[str, int], list[dict]] = {way: [] for way in ways}
     for i in range(rounds):
-        for name, processes in ways:
+        for name, processes in ways if i % 2 == 0 else ways[::-1]:  # a machine may slow down
             progress(f'{name} in {processes}: {steps} steps, round {i + 1} of {rounds}')
             job = dict(config=config, arch=arch, strategy=name, steps=steps + 5)
             found[name, processes].append(
                 _measure({**job, 'batch': batch // processes}, processes, os.cpu_count() or 1)
             )
+    each = {way: [median(r['seconds'][5:]) for r in results] for way, results in found.items()}
     return [
         Row(
             *way,
-            median(t for r in results for t in r['seconds'][5:]),
+            median(each[way]),
+            _ratio(each[way], each.get((STOCK, way[1]))),
             max(r['peak'] for r in results) / 2**30,
             results[0]['loss'],
         )
@@ -90,17 +94,19 @@ def run(
     ]
 
 
+def _ratio(seconds: list[float], peer: list[float] | None) -> float | None:
+    return median(a / b for a, b in zip(seconds, peer, strict=True)) if peer else None
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown; ratios to mmengine's Runner in as many processes, where that was measured."""
-    stock = {row.processes: row.seconds for row in rows if row.strategy == STOCK}
     lines = [
         f"| strategy | processes | iteration, s | of {STOCK}'s | peak memory of a process, GiB | "
         'loss |',
         '|---|---|---|---|---|---|',
     ]
     for row in rows:
-        peer = stock.get(row.processes)
-        ratio = f'{row.seconds / peer:.2f} x' if peer else '-'
+        ratio = f'{row.ratio:.2f} x' if row.ratio else '-'
         lines.append(
             f'| {row.strategy} | {row.processes} | {row.seconds:.3f} | {ratio} | '
             f'{row.peak_gib:.2f} | {row.loss:.4f} |'
