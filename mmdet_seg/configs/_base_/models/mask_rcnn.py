@@ -61,8 +61,9 @@ model = dict(
         feat_channels=64,
         anchor_generator=dict(type=AnchorGenerator, scales=None, ratios=[0.5, 1.0, 2.0]),
         bbox_coder=dict(type=DeltaXYWHBBoxCoder),
-        loss_cls=dict(type=CrossEntropyLoss, use_sigmoid=True, loss_weight=1.0),
-        loss_bbox=dict(type=L1Loss, loss_weight=1.0),
+        # From nothing, an encoder hears of extents only what is said loudly.
+        loss_cls=dict(type=CrossEntropyLoss, use_sigmoid=True, loss_weight=2.0),
+        loss_bbox=dict(type=L1Loss, loss_weight=10.0),
     ),
     roi_head=dict(
         type=StandardRoIHead,
@@ -79,9 +80,9 @@ model = dict(
             roi_feat_size=7,
             num_classes=None,
             bbox_coder=dict(type=DeltaXYWHBBoxCoder, target_stds=[0.1, 0.1, 0.2, 0.2]),
-            reg_class_agnostic=False,
-            loss_cls=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=1.0),
-            loss_bbox=dict(type=L1Loss, loss_weight=1.0),
+            reg_class_agnostic=True,
+            loss_cls=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=2.0),
+            loss_bbox=dict(type=L1Loss, loss_weight=4.0),
         ),
         mask_roi_extractor=dict(
             type=SingleRoIExtractor,
@@ -93,16 +94,16 @@ model = dict(
             conv_out_channels=64,
             num_classes=None,
             norm_cfg=norm_cfg,
-            loss_mask=dict(type=CrossEntropyLoss, use_mask=True, loss_weight=1.0),
+            loss_mask=dict(type=CrossEntropyLoss, use_mask=True, loss_weight=2.0),
         ),
     ),
-    # Only where the data bring label maps. At less weight, what few boxes say drowns it out.
-    semantic_head=dict(num_classes=None, loss_weight=5.0),
+    # Only where the data bring label maps.
+    semantic_head=dict(num_classes=None, loss_weight=2.0),
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
                 type=MaxIoUAssigner,
-                pos_iou_thr=0.7,
+                pos_iou_thr=0.5,
                 neg_iou_thr=0.3,
                 min_pos_iou=0.3,
                 ignore_iof_thr=-1,
@@ -123,7 +124,7 @@ model = dict(
                 min_pos_iou=0.5,
                 ignore_iof_thr=-1,
             ),
-            sampler=dict(**{**sampler, 'pos_fraction': 0.25}, num=64, add_gt_as_proposals=True),
+            sampler=dict(**sampler, num=64, add_gt_as_proposals=True),
             mask_size=28,
             pos_weight=-1,
             debug=False,
@@ -143,16 +144,28 @@ model = dict(
 )
 # What `--arch` with published weights adds.
 adaptive = dict(roi_layer=dict(sampling_ratio=0))  # as many samples as a bin has pixels
+unit = dict(loss_weight=1.0)
+published_losses = dict(
+    rpn_head=dict(loss_cls=unit, loss_bbox=unit),
+    bbox_head=dict(reg_class_agnostic=False, loss_cls=unit, loss_bbox=unit),
+    mask_head=dict(loss_mask=unit),
+    train_cfg=dict(
+        rpn=dict(assigner=dict(pos_iou_thr=0.7), sampler=dict(num=256)),
+        rpn_proposal=dict(nms_pre=2000, max_per_img=1000),
+        rcnn=dict(sampler=dict(pos_fraction=0.25, num=512)),
+    ),
+)
 published = dict(
     model=dict(
         backbone=dict(out_indices=-1, drop_path_rate=0.5, grad_checkpointing=True, window_size=14),
         semantic_head=None,
         neck=dict(_delete_=True, type=SimplePyramid, out_channels=256),
-        rpn_head=dict(feat_channels=256, num_convs=2),
+        rpn_head=dict(**published_losses['rpn_head'], feat_channels=256, num_convs=2),
         roi_head=dict(
             bbox_roi_extractor=adaptive,
             mask_roi_extractor=adaptive,
             bbox_head=dict(
+                **published_losses['bbox_head'],
                 num_shared_convs=4,
                 num_shared_fcs=1,
                 conv_out_channels=256,
@@ -160,16 +173,13 @@ published = dict(
                 norm_cfg=dict(_delete_=True, type=LayerNorm2d, eps=1e-6),
             ),
             mask_head=dict(
+                **published_losses['mask_head'],
                 num_convs=4,
                 conv_out_channels=256,
                 norm_cfg=dict(_delete_=True, type=LayerNorm2d, eps=1e-6),
             ),
         ),
-        train_cfg=dict(
-            rpn=dict(sampler=dict(num=256)),
-            rpn_proposal=dict(nms_pre=2000, max_per_img=1000),
-            rcnn=dict(sampler=dict(num=512)),
-        ),
+        train_cfg=published_losses['train_cfg'],
         test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000)),
     ),
     optim_wrapper=dict(clip_grad=None, paramwise_cfg=dict(layer_decay_rate=0.9)),

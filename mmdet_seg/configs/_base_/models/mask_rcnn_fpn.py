@@ -21,18 +21,16 @@ published = dict(
         semantic_head=None,
         backbone=dict(window_size=16),
         neck=[dict(type=FeaturePyramid), dict(type=FPN, out_channels=256, num_outs=5)],
-        rpn_head=dict(feat_channels=256),
+        rpn_head=dict(**published_losses['rpn_head'], feat_channels=256),
         roi_head=dict(
             bbox_roi_extractor=adaptive,
             mask_roi_extractor=adaptive,
-            bbox_head=dict(fc_out_channels=1024),
-            mask_head=dict(num_convs=4, conv_out_channels=256, norm_cfg=None),
+            bbox_head=dict(**published_losses['bbox_head'], fc_out_channels=1024),
+            mask_head=dict(
+                **published_losses['mask_head'], num_convs=4, conv_out_channels=256, norm_cfg=None
+            ),
         ),
-        train_cfg=dict(
-            rpn=dict(sampler=dict(num=256)),
-            rpn_proposal=dict(nms_pre=2000, max_per_img=1000),
-            rcnn=dict(sampler=dict(num=512)),
-        ),
+        train_cfg=published_losses['train_cfg'],
         test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000)),
     ),
     optim_wrapper=dict(clip_grad=None),
