@@ -172,12 +172,12 @@ def _load(module: torch.nn.Module, state: dict[str, Tensor], what: str) -> None:
     missing = [k for k in wanted if k not in state and not k.endswith('num_batches_tracked')]
     if missing:
         raise ValueError(f'{what} lacks {missing[0]} ({len(missing)} missing in all).')
-    for key, tensor in state.items():
-        if key not in wanted:
-            raise ValueError(f'{what} has {key}, which is no part of it.')
-        if tensor.shape != wanted[key].shape:
+    if extra := sorted(state.keys() - wanted.keys()):
+        raise ValueError(f'{what} has {extra[0]}, which is no part of it.')
+    for key in (k for k in wanted if k in state):
+        if state[key].shape != wanted[key].shape:
             raise ValueError(
-                f'{what}: {key} is {tuple(tensor.shape)}, its other tensors ask for '
+                f'{what}: {key} is {tuple(state[key].shape)}, its other tensors ask for '
                 f'{tuple(wanted[key].shape)}.'
             )
     module.load_state_dict(state, strict=False)

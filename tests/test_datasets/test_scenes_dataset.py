@@ -104,8 +104,10 @@ def test_pycocotools_reads_the_coco_layout(folder, truth) -> None:
 
 def test_scene_det_dataset_gives_boxes_and_masks(folder, truth) -> None:
     pytest.importorskip('mmdet')
+    from mmcv.transforms import LoadImageFromFile
+
     pipeline = [
-        dict(type='mmdet.LoadImageFromFile'),
+        dict(type=LoadImageFromFile),  # mmcv's; whether 'mmdet.' finds it depends on the scope
         dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
     ]
     dataset = DATASETS.build(
