@@ -36,6 +36,8 @@ class Protocol:
         warmup_ratio: Share of the rate that the warm-up starts from.
         batch: Images of a step.
         crop: Side in pixels for training.
+        short_side: Pixels that the short side of an image is resized to, times 0.5 to 2 in
+            training; None is ``crop``.
         photometric: Colours are distorted.
         padding: How a side that is no multiple of the patch becomes one: ``centre`` pads the
             window with zeros on all sides, ``multiple`` takes the next larger multiple as crop.
@@ -63,6 +65,7 @@ class Protocol:
     warmup_ratio: float = 1e-6
     batch: int = 16
     crop: int = 512
+    short_side: int | None = None
     photometric: bool = True
     padding: str = 'multiple'
     test: str = 'slide'
@@ -86,27 +89,31 @@ PROTOCOLS = {
             test_multiple=True,
             short_lr=1e-3,
         ),
+        # notebooks/semantic_segmentation.ipynb, which builds the published segmentors, leaves
+        # get_intermediate_layers(norm=True) as it is.
         Protocol(
             'dinov2',
-            'DINOv2, vit_*_ade20k_linear_config',
+            'facebookresearch/dinov2, dinov2_vit*14_ade20k_linear_config.py',
             final_norm=True,
             weight_decay=1e-4,
             padding='centre',
         ),
         Protocol(
             'dinov3',
-            'DINOv3, config-ade20k-linear-training.yaml',
+            'facebookresearch/dinov3, dinov3/eval/segmentation, config-ade20k-linear-training.yaml',
             final_norm=True,
             dropout=0.1,
             weight_decay=1e-3,
             schedule='cosine',
         ),
+        # radio/radio_model.py takes the ViT's last norm out (`model_norm` is false).
         Protocol(
             'radio',
-            'NVlabs/RADIO mmseg',
+            'NVlabs/RADIO, mmseg/configs/radio/radio_linear_8xb2-80k_ade20k-512x512.py',
             schedule='poly_after',
             iters=80000,
             crop=518,
+            short_side=512,
             test='whole',
         ),
     )
@@ -129,9 +136,13 @@ def get_protocol(name: str) -> Protocol:
 def rate_factor(protocol: Protocol, step: int) -> float:
     """Share of the rate in a step, counted from 0.
 
-    Source: mmcv 1 (``poly`` with ``warmup='linear'``), mmengine (``LinearLR`` and ``PolyLR``),
-    DINOv3 (one cycle behind a warm-up).
+    Source: mmcv 1 (``poly`` with ``warmup='linear'``); mmengine (``LinearLR`` to step 1500, then
+    ``PolyLR``, as in RADIO's config); facebookresearch/dinov3,
+    dinov3/eval/segmentation/schedulers.py (``WarmupOneCycleLR`` with ``pct_start`` 0) and train.py,
+    whose schedule does not move after the first step.
     """
+    if protocol.schedule == 'cosine':
+        step = max(step - 1, 0)
     T, W = protocol.iters, min(protocol.warmup, protocol.iters)
     rest = 1 - step / T
     if step < W and protocol.schedule != 'poly_after':

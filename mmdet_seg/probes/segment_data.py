@@ -56,11 +56,11 @@ def data_config(
     """
     folder = Path(name).is_dir()
     cfg = load_recipe(_RECIPE, arch=_FULL_ARCH if folder and not short else None, data=name)
-    crop = (protocol.crop, protocol.crop)
+    crop, side = (protocol.crop, protocol.crop), protocol.short_side or protocol.crop
     for step in cfg.train_dataloader.dataset.pipeline:
         kind = _kind(step)
         if kind == 'RandomResize' and not short:
-            step.scale, step.ratio_range = (4 * protocol.crop, protocol.crop), (0.5, 2.0)
+            step.scale, step.ratio_range = (4 * side, side), (0.5, 2.0)
         elif kind == 'RandomCrop':
             step.crop_size = crop
     steps = cfg.train_dataloader.dataset.pipeline
@@ -79,17 +79,17 @@ def data_config(
 
 
 def _set_test(cfg: Config, protocol: Protocol, patch_size: int) -> None:
-    """Test images with a short side of the crop."""
+    """Test images with the short side of the protocol."""
+    side = protocol.short_side or protocol.crop
     old = cfg.val_dataloader.dataset.pipeline
     steps = [s for s in old if 'Resize' not in _kind(s)]
     if protocol.test_multiple:
         resize = [
-            dict(type='ResizeShortestEdge', scale=protocol.crop, max_size=1 << 14),
+            dict(type='ResizeShortestEdge', scale=side, max_size=1 << 14),
             dict(type='ResizeToMultiple', size_divisor=patch_size),
         ]
     else:
-        scale = (4 * protocol.crop, protocol.crop)
-        resize = [dict(type='Resize', scale=scale, keep_ratio=True)]
+        resize = [dict(type='Resize', scale=(4 * side, side), keep_ratio=True)]
     cfg.val_dataloader.dataset.pipeline = [steps[0], *resize, *steps[1:]]
 
 

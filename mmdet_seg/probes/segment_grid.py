@@ -111,8 +111,11 @@ def resolve_protocol(
     if short:
         found = replace(found, **SHORT, lr=found.short_lr or found.lr)
     given = {k: v for k, v in overrides.items() if v is not None}
-    if 'crop' in given and 'stride' not in given:
-        given['stride'] = max(1, round(published.stride * given['crop'] / published.crop))
+    if 'crop' in given:  # what goes with it keeps its share
+        share = given['crop'] / published.crop
+        given['stride'] = max(1, round(published.stride * share))
+        if published.short_side is not None:
+            given['short_side'] = max(1, round(published.short_side * share))
     if 'iters' in given and 'warmup' not in given:
         given['warmup'] = min(found.warmup, -(-given['iters'] * found.warmup // found.iters))
     found = replace(found, **given)

@@ -13,8 +13,9 @@ import torch
 from mmdet_seg.command_line import INTERRUPTED, Failure
 from mmdet_seg.engine.evaluation import evaluate
 from mmdet_seg.probes import segment_run
+from mmdet_seg.probes.protocols import get_protocol
 from mmdet_seg.probes.results import Results
-from mmdet_seg.probes.segment_data import pad_to_patch
+from mmdet_seg.probes.segment_data import data_config, pad_to_patch
 from mmdet_seg.probes.segment_evaluate import predict
 from mmdet_seg.probes.segment_grid import make_grid, parse_layers, parse_numbers, resolve_protocol
 from mmdet_seg.probes.segment_published import published_rows
@@ -201,6 +202,26 @@ def test_padding_on_all_sides(here, tmp_path, no_report):
     assert (images[:, :, 3:67, 3:67].std(dim=(2, 3)) > 0).all()
     assert pad_to_patch(images[:, :, :64], 14, 'multiple').shape == (2, 3, 70, 70)
     assert any('no final norm' in note for note in Results.read(tmp_path).notes)
+
+
+def test_images_of_512_and_crops_of_518():
+    """NVlabs/RADIO: Resize (2048, 512) in its config, 518 in its preprocessor."""
+
+    def resized(cfg):
+        pipelines = [x.dataset.pipeline for x in (cfg.train_dataloader, cfg.val_dataloader)]
+        steps = [step for pipeline in pipelines for step in pipeline]
+        return [tuple(step['scale']) for step in steps if 'Resize' in str(step['type'])]
+
+    class Fourteen:
+        name, depth, patch_size, has_final_norm = 'fourteen', 12, 14, False
+
+    cfg = data_config('scenes', get_protocol('radio'), 14)
+    assert resized(cfg) == [(2048, 512)] * 2
+    assert tuple(cfg.crop_size) == (518, 518)
+    half = resolve_protocol('radio', Fourteen(), short=False, overrides={'crop': 259})
+    cfg = data_config('scenes', half, 14)
+    assert resized(cfg) == [(1024, 256)] * 2
+    assert tuple(cfg.crop_size) == (266, 266)
 
 
 def test_a_probe_that_diverges_does_not_take_the_others_along(
