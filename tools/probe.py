@@ -5,6 +5,7 @@ from importlib import import_module
 from types import ModuleType
 
 from mmdet_seg import command_line
+from mmdet_seg.probes.disk import in_one_line
 
 JOBS = {
     'segment': 'linear probes for segmentation, many on one pass of the encoder',
@@ -31,12 +32,8 @@ def _command(job: str) -> ModuleType:
 
 def main() -> int | None:
     args = parse_args()
-    job = _command(args.job).main
-    if getattr(args, 'compare_quantized', False):
-        from mmdet_seg.probes.quantized_comparison import compare
-
-        return compare(job, args)
-    return job(args)
+    with in_one_line('What was complete before stays as it is.'):
+        return _command(args.job).main(args)
 
 
 if __name__ == '__main__':

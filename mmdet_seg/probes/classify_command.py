@@ -3,7 +3,7 @@
 import argparse
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
-from mmdet_seg.probes.own_images import add_image_argument
+from mmdet_seg.probes.run_options import add_final_norm_argument, add_run_arguments
 
 PROTOCOLS = ('internvit', 'dinov2', 'logreg', 'knn')
 
@@ -57,21 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='of class, mean, cls_patch_concat, attention_pooling, clip_projector',
     )
     add('--projector', metavar='FILE', help="checkpoint with the clip projector's frozen pool")
-    add(
-        '--final-norm',
-        action=argparse.BooleanOptionalAction,
-        help="features after the encoder's own last norm (default: where there is one, but for "
-        'internvit)',
-    )
+    add_final_norm_argument(grid, 'where there is one, but for internvit')
     _training(parser.add_argument_group('training: all combinations at once'))
     fits = parser.add_argument_group('logreg and knn')
     add = fits.add_argument
     add('--C', metavar='LIST', help='inverse penalties to choose from (default: 1e-3 ... 10)')
     add('--k', metavar='LIST', help='numbers of neighbours (default: 10,20,100,200)')
     add('--temperature', type=float, default=0.07, metavar='T', help='of the votes (default: 0.07)')
-    run = parser.add_argument_group('the run')
+    run = add_run_arguments(
+        parser, 'classify', pictures='18', of_pictures='images of a sheet', workers=1
+    )
     add = run.add_argument
-    add('--out', metavar='DIR', help='default: work_dirs/probe_classify/TIME')
     add(
         '--store',
         metavar='DIR',
@@ -79,10 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='pooled features are kept there (default: work_dirs/probe_features)',
     )
     add('--encoder-batch', type=int, default=64, metavar='N', help='images at a time (default: 64)')
-    add('--workers', type=int, default=1, metavar='N', help='processes that read (default: 1)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
-    add('--pictures', type=int, default=18, metavar='N', help='images of a sheet (default: 18)')
-    add_image_argument(run)
 
 
 def _training(group: argparse._ArgumentGroup) -> None:
@@ -118,5 +110,6 @@ def _training(group: argparse._ArgumentGroup) -> None:
 def main(args: argparse.Namespace) -> int | None:
     """Run the job and print what came out."""
     from mmdet_seg.probes.classify_job import run
+    from mmdet_seg.probes.quantized_comparison import compared
 
-    return run(args)
+    return compared('classify', run, args)

@@ -128,7 +128,9 @@ def _trained_rows(task: Task) -> Iterator[Fitted]:
         steps,
     )
     # Tokens are not stored, so that every test would run the encoder.
-    task.curves.update(train(bank, source, task.folder, key, None if reads.tokens else test))
+    on_the_way = None if reads.tokens else test
+    go_on = getattr(args, 'compared_in', None)
+    task.curves.update(train(bank, source, task.folder, key, on_the_way, go_on))
     outcomes = task.test([scorer_of(bank)], chunks)
     heads = dict(zip(layers, bank.to_test(), strict=True))
     if outcomes:

@@ -1,5 +1,6 @@
 """The training loop of a bank of heads: progress, tests on the way, going on after a kill."""
 
+import contextlib
 import math
 import os
 import time
@@ -27,6 +28,7 @@ def train(
     folder: Path,
     key: str,
     test: Callable[[], dict[str, float]] | None = None,
+    go_on: Path | None = None,
 ) -> dict[str, dict[str, list]]:
     """Train until the end, from where a run with the same key in the same folder got.
 
@@ -36,6 +38,7 @@ def train(
         folder: Of the run.
         key: Of everything that the outcome depends on.
         test: Score by name of the heads as they are; called about ten times.
+        go_on: What ``--out`` has to be to go on; None is ``folder``.
 
     Returns:
         Name to ``loss`` and ``score``, lists of [step, value].
@@ -73,7 +76,7 @@ def train(
         _save(bank, curves, file, key)
         command_line.note(
             f'Stopped after {bank.done} of {steps} steps, kept in {folder}: the same command with '
-            f'--out {folder} goes on.'
+            f'--out {go_on or folder} goes on.'
         )
         raise
     progress.close()
@@ -82,8 +85,17 @@ def train(
 
 def _save(bank: HeadBank, curves: dict, file: Path, key: str) -> None:
     aside = file.with_name(f'.{file.name}.{os.getpid()}.part')
-    torch.save({'key': key, 'curves': curves, 'bank': bank.state_dict()}, aside)
-    aside.replace(file)
+    try:
+        torch.save({'key': key, 'curves': curves, 'bank': bank.state_dict()}, aside)
+        aside.replace(file)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer raises either
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0]
+        raise command_line.Failure(
+            f'{file} could not be written ({reason}); the one of before is as it was. Make room, '
+            'then run the same command again.'
+        ) from error
 
 
 def _resume(bank: HeadBank, file: Path, key: str) -> dict[str, Any] | None:

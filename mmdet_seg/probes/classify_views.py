@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from mmdet_seg.datasets.position_sampler import Draw
 from mmdet_seg.datasets.seeded_dataset import seed_generators
 from mmdet_seg.probes.labelled_images import LabelledImages
+from mmdet_seg.probes.loading import leave_signals, loaded
 
 _BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -107,9 +108,10 @@ def batches(
         sampler=draws,
         num_workers=workers,
         collate_fn=_collate,
+        worker_init_fn=leave_signals,
         prefetch_factor=2 if workers else None,
     )
-    for found in loader:
+    for found in loaded(loader):
         if isinstance(found, str):
             raise ValueError(found)
         pixels, index, positions = found

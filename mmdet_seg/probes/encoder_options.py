@@ -12,14 +12,13 @@ _SOURCES = (
     'checkpoint in any published layout, hub id, name of a published encoder (6b-224px), '
     'checkpoint of a run; timm:NAME[@FILE], hf:PATH, random:NAME'
 )
-
-_ASK = ' --compare-quantized measures the change in score.'
+_UNMEASURED = ' What that changes in the score is not measured (--no-compare-quantized).'
 
 
 def add_encoder_arguments(
     parser: argparse.ArgumentParser, *, positional: bool = True, required: bool = True
 ) -> None:
-    """Declare what says which encoder: ``encoder``, ``dtype``, ``quantize``.
+    """Declare what says which encoder: which one, its precision and how it is quantised.
 
     Args:
         parser: Of a job. ``--device`` is the job's own; :func:`encoder_from` follows it.
@@ -38,12 +37,12 @@ def add_encoder_arguments(
         choices=QUANTIZATIONS,
         help='hold the weights in 8 bits; the change in the features is printed',
     )
-    if positional:
-        parser.add_argument(
-            '--compare-quantized',
-            action='store_true',
-            help='with --quantize: run twice, and print the change in every score',
-        )
+    parser.add_argument(
+        '--compare-quantized',
+        action=argparse.BooleanOptionalAction,
+        help='with --quantize: do everything twice and print the change in every score, or in the '
+        'features of every image (default: yes)',
+    )
 
 
 def encoder_from(args: argparse.Namespace) -> 'FrozenEncoder':
@@ -64,9 +63,19 @@ def encoder_from(args: argparse.Namespace) -> 'FrozenEncoder':
         from mmdet_seg.probes.quantized_encoder import quantize_encoder
 
         encoder.quantization_report = quantize_encoder(encoder, how)
-        ask = '' if getattr(args, 'compare_quantized', True) else _ASK
-        print(encoder.quantization_report.text() + ask, file=sys.stderr, flush=True)
+        unmeasured = _UNMEASURED if getattr(args, 'compare_quantized', None) is False else ''
+        print(encoder.quantization_report.text() + unmeasured, file=sys.stderr, flush=True)
     return encoder
+
+
+def check_comparison(args: argparse.Namespace) -> None:
+    """Refuse a comparison without anything to compare with.
+
+    Raises:
+        ValueError: ``--compare-quantized`` without ``--quantize``.
+    """
+    if args.compare_quantized and not args.quantize:
+        raise ValueError('--compare-quantized compares with --quantize int8 or fp8; name one.')
 
 
 def resolve_device(name: str | None) -> str:

@@ -3,7 +3,6 @@
 Shapes: B views of a batch, T tokens kept of a view, D channels.
 """
 
-import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmdet_seg.command_line import note
+from mmdet_seg.probes.disk import in_one_line, only_writer, write_json
 from mmdet_seg.probes.feature_labels import pack_labels
 from mmdet_seg.probes.feature_plan import StorePlan, plan_store
-from mmdet_seg.probes.feature_shards import only_writer, write_json
 from mmdet_seg.probes.feature_store import (
     INDEX,
     LAYER,
@@ -27,7 +26,9 @@ from mmdet_seg.probes.feature_store import (
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder, LayerFeatures
 from mmdet_seg.probes.weights_hash import hash_of
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_REMEDY = (
+    'What is complete stays; make room or give another folder, then run the same command again.'
+)
 
 
 class Views(Protocol):
@@ -48,7 +49,6 @@ def build_store(
     folder: str | Path,
     *,
     dtype: str = 'bf16',
-    content: str = 'maps',
     final_norm: bool = False,
     batch_size: int = 8,
     device: str | torch.device | None = None,
@@ -68,7 +68,6 @@ def build_store(
         folder: Where stores lie, one in a folder of its own for every key.
         dtype: ``bf16``, ``fp16``, ``fp32`` or ``int8``; the loss is measured, see
             :meth:`FeatureStore.error`.
-        content: ``maps`` keeps every token; ``means`` the prefix and the mean patch.
         final_norm: See :meth:`FrozenEncoder.features`.
         batch_size: Views that the encoder sees at once.
         device: Where the encoder runs; None is where it is.
@@ -89,25 +88,18 @@ def build_store(
         layers,
         folder,
         dtype=dtype,
-        content=content,
         final_norm=final_norm,
         label_shape=torch.as_tensor(label).shape,
     ).check()
-    if not plan.complete:
-        note(plan.text())
+    if plan.complete:  # its shards are compared with their hashes when they are read
+        return FeatureStore(plan.folder, key=plan.index['key'])
+    note(plan.text())
     try:
-        with only_writer(plan.folder):
+        with in_one_line(_REMEDY, plan.folder), only_writer(plan.folder):
             _Filling(plan, encoder, dataset, device or encoder.device).run(batch_size, progress)
     except KeyboardInterrupt:
         note(f'What is complete stays in {plan.folder}; the same command goes on from there.')
         raise
-    except OSError as error:
-        if error.errno not in _NO_ROOM:  # a view that cannot be read says so itself
-            raise
-        raise ValueError(
-            f'{error.filename or plan.folder}: {error.strerror}. What is complete stays; make room '
-            'or give another folder, then run the same command again.'
-        ) from error
     return FeatureStore(plan.folder, key=plan.index['key'])
 
 
@@ -120,7 +112,6 @@ class _Filling:
         self.plan, self.dataset = plan, dataset
         self.encoder, self.device = encoder.to(device), device
         self.final_norm: bool = plan.index['of']['final_norm']
-        self.means = plan.index['of']['content'] == 'means'
         self.fitted: dict[int, dict[str, Any]] = {}
 
     def run(self, batch_size: int, progress: Callable[[int, int], None] | None) -> None:
@@ -147,10 +138,7 @@ class _Filling:
             write_json(folder / INDEX, self.plan.index)
 
     def _missing(self, number: int) -> list[Any]:
-        """Layers, and ``labels``, that this shard lacks; read to the last byte where it is there.
-
-        A store that is complete is only looked at: its shards are compared when they are read.
-        """
+        """Layers, and ``labels``, that this shard lacks; what is there is read to the last byte."""
         folder = self.plan.folder
         names: dict[Any, str] = {'labels': 'labels'}
         names |= {layer: layer_name(layer) for layer in self.plan.layers}
@@ -161,7 +149,7 @@ class _Filling:
         facts = shard.facts()
         if facts is None or (key != 'labels' and facts.get('layer') != hash_of(read_layer(folder))):
             return False
-        return self.plan.complete or shard.is_intact()
+        return shard.is_intact()
 
     def _fill(
         self, number: int, indices: range, layers: list[int], labels: bool, batch_size: int
@@ -199,11 +187,8 @@ class _Filling:
         return torch.stack(images).to(self.device)
 
     def _tokens(self, features: LayerFeatures) -> Tensor:
-        """(B, T, D): prefix, then patches or their mean."""
+        """(B, T, D): prefix, then patches."""
         patches = features.patches.flatten(2).transpose(1, 2)
-        if self.means:
-            patches = patches.float().mean(1, keepdim=True)
-            return torch.cat([features.prefix.float(), patches], dim=1)
         return torch.cat([features.prefix, patches], dim=1)
 
     def _fit(self, layer: int, tokens: Tensor) -> dict[str, Any]:

@@ -34,12 +34,16 @@ class Shown:
         image: (H, W, 3) uint8, as the encoder saw it; multiples of the patch.
         components: Layer to (h, w, 3) uint8 colours.
         attention: Layer to (heads, h, w) float32.
+        maps: Layer to (D, h, w) on the CPU, until they are coloured.
+        title: Above the image.
     """
 
     name: str
     image: np.ndarray
     components: dict[int, np.ndarray] = field(default_factory=dict)
     attention: dict[int, np.ndarray] = field(default_factory=dict)
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    title: str = 'image'
 
 
 def fit(image: np.ndarray, side: int, patch: int) -> np.ndarray:
@@ -56,7 +60,6 @@ def fit(image: np.ndarray, side: int, patch: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-@torch.no_grad()
 def look(
     encoder: FrozenEncoder,
     images: Iterable[tuple[str, np.ndarray]],
@@ -66,6 +69,34 @@ def look(
     foreground: bool = False,
     attention: bool = True,
 ) -> list[Shown]:
+    """:func:`read_features`, then :func:`paint`."""
+    found = read_features(encoder, images, layers, size=size, attention=attention)
+    paint(found, foreground=foreground)
+    return found
+
+
+def paint(found: Sequence[Shown], *, foreground: bool = False) -> None:
+    """Colour the maps of all images together, and let go of them.
+
+    Args:
+        found: From :func:`read_features`, perhaps of several encoders of the same channels.
+        foreground: See :func:`mmdet_seg.probes.patch_colours.patch_colours`.
+    """
+    for layer in list(found[0].maps) if found else ():
+        maps = [shown.maps.pop(layer) for shown in found]
+        for shown, picture in zip(found, patch_colours(maps, foreground=foreground), strict=True):
+            shown.components[layer] = picture
+
+
+@torch.no_grad()
+def read_features(
+    encoder: FrozenEncoder,
+    images: Iterable[tuple[str, np.ndarray]],
+    layers: Sequence[int],
+    *,
+    size: int | None = None,
+    attention: bool = True,
+) -> list[Shown]:
     """Run images through an encoder, each at its own size.
 
     Args:
@@ -73,7 +104,6 @@ def look(
         images: Name and (H, W, 3) uint8 RGB of any size.
         layers: Blocks, from 0.
         size: Short side in pixels; None is the encoder's own.
-        foreground: See :func:`mmdet_seg.probes.patch_colours.patch_colours`.
         attention: Whether attention is wanted too.
 
     Raises:
@@ -86,14 +116,14 @@ def look(
             f'--size {side} is less than one patch of {encoder.name}, {encoder.patch_size} pixels.'
         )
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
-    found, maps, held = [], {layer: [] for layer in layers}, 0
+    found, held = [], 0
     for name, original in images:
         shown = Shown(name, fit(original, side, encoder.patch_size))
         pixels = torch.from_numpy(shown.image.copy()).permute(2, 0, 1)
         batch = ((pixels - mean) / std)[None].to(encoder.device, encoder.dtype)
         for layer, features in encoder.features(batch, layers).items():
             kept = features.patches[0].contiguous().cpu()
-            maps[layer].append(kept)
+            shown.maps[layer] = kept
             held += kept.nbytes
         if held > _MOST_BYTES:
             raise ValueError(
@@ -104,10 +134,6 @@ def look(
         if attention:
             shown.attention = {n: read_attention(encoder, batch, n) for n in layers}
         found.append(shown)
-    for layer in layers if found else ():
-        colours = patch_colours(maps.pop(layer), foreground=foreground)
-        for shown, picture in zip(found, colours, strict=True):
-            shown.components[layer] = picture
     return found
 
 
@@ -173,7 +199,7 @@ def write_pictures(found: Sequence[Shown], folder: Path) -> list[dict[str, Any]]
 
 def sheet_row(shown: Shown) -> list[Panel]:
     """The image, then every layer's components, then every layer's attention."""
-    row = [Panel(shown.image, 'image')]
+    row = [Panel(shown.image, shown.title)]
     row += [Panel(g, f'layer {n}, components') for n, g in shown.components.items()]
     row += [Panel(heat(a.mean(0)), f'layer {n}, attention') for n, a in shown.attention.items()]
     return row

@@ -1,20 +1,25 @@
 """What a feature store will take on disk, said before the encoder runs."""
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdet_seg.probes.disk import MARGIN, free_bytes, gib
 from mmdet_seg.probes.feature_codec import DTYPES, Codec, check_dtype
-from mmdet_seg.probes.feature_store import INDEX, layer_name, num_shards, read_index, shard_of
+from mmdet_seg.probes.feature_store import (
+    INDEX,
+    layer_name,
+    num_shards,
+    read_index,
+    read_layer,
+    shard_of,
+)
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.weights_hash import hash_of
 
-CONTENTS = ('maps', 'means')
 _SHARD_BYTES = 64 << 20
-_MARGIN = 256 << 20  # bytes that stay free
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class StorePlan:
         Raises:
             ValueError: It does not.
         """
-        if self.complete or self.missing + _MARGIN <= self.free:
+        if self.complete or self.missing + MARGIN <= self.free:
             return self
         ways = ['fewer views']
         if len(self.layers) > 1:
@@ -92,7 +97,6 @@ def plan_store(
     folder: str | Path,
     *,
     dtype: str = 'bf16',
-    content: str = 'maps',
     final_norm: bool = False,
     label_shape: Sequence[int] = (),
 ) -> StorePlan:
@@ -106,15 +110,12 @@ def plan_store(
         layers: See there.
         folder: See there.
         dtype: See there.
-        content: See there.
         final_norm: See there.
         label_shape: Of one view's label; a byte a value is reckoned with.
 
     Raises:
         ValueError: Something that cannot be kept.
     """
-    if content not in CONTENTS:
-        raise ValueError(f'content={content!r} is not one of {", ".join(CONTENTS)}.')
     if num_views < 1:
         raise ValueError('There is no view to keep features of.')
     chosen = tuple(sorted(set(encoder.check_layers(layers))))
@@ -124,7 +125,7 @@ def plan_store(
             f'Views of {size[0]}x{size[1]} pixels are no multiple of the patch of {encoder.name}, '
             f'{P}: choose another crop.'
         )
-    grid = (size[0] // P, size[1] // P) if content == 'maps' else (1, 1)
+    grid = (size[0] // P, size[1] // P)
     K, D = encoder.num_prefix_tokens, encoder.embed_dim
     codec = Codec(check_dtype(dtype), K + grid[0] * grid[1], D)
     own = str(encoder.dtype).removeprefix('torch.')
@@ -137,7 +138,6 @@ def plan_store(
         'views': dict(views),
         'num_views': num_views,
         'size': list(size),
-        'content': content,
         'stored_as': dtype,
     }
     key = hash_of(of)
@@ -166,31 +166,19 @@ def plan_store(
         num_views * codec.record_bytes,
         num_views * math.prod(label_shape),
         *_present(own_folder, index, chosen),
-        shutil.disk_usage(_existing(Path(folder))).free,
+        free_bytes(Path(folder)),
     )
 
 
 def _present(folder: Path, index: Mapping[str, Any], layers: Sequence[int]) -> tuple[int, bool]:
     """Bytes that are there, and whether that is all."""
-    count = num_shards(index['num_views'], index['per_shard'])
-    found = [
-        shard_of(folder / name, i).facts()
-        for name in ['labels', *map(layer_name, layers)]
-        for i in range(count)
-    ]
-    return sum(facts['bytes'] for facts in found if facts), all(found)
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
-def gib(num_bytes: float) -> str:
-    """Bytes for people."""
-    for unit, size in (('GiB', 2**30), ('MiB', 2**20)):
-        if num_bytes >= size:
-            return f'{num_bytes / size:.1f} {unit}'
-    return f'{num_bytes / 2**10:.1f} KiB'
+    num_bytes, complete = 0, True
+    for name in ['labels', *map(layer_name, layers)]:
+        fitted = None if name == 'labels' else hash_of(read_layer(folder / name))
+        for i in range(num_shards(index['num_views'], index['per_shard'])):
+            facts = shard_of(folder / name, i).facts()
+            if facts is None or facts.get('layer') != fitted:
+                complete = False
+            else:
+                num_bytes += facts['bytes']
+    return num_bytes, complete

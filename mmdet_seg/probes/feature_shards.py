@@ -5,16 +5,17 @@ follows in the same way and makes it count. What a kill leaves is written again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmdet_seg.probes.disk import put_in_place, write_json
 
 _CHUNK = 1 << 24
 
@@ -66,7 +67,7 @@ class Shard:
                 size += data.nbytes
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(self.path)
+        put_in_place(aside, self.path)
         known = {key: value() if callable(value) else value for key, value in facts.items()}
         write_json(self.entry, {'bytes': size, 'sha256': digest.hexdigest(), **known})
         return size
@@ -97,36 +98,3 @@ class Shard:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all, and have the disk keep it."""
-    aside = path.with_name(f'{path.name}.part')
-    with aside.open('w') as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to ``folder``; a killed process lets go.
-
-    Raises:
-        ValueError: Another process is writing to it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f'{folder} is being written by another process: wait for it, or stop it first.'
-            ) from None
-        yield

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,18 +31,6 @@ from mmdet_seg.probes.weights_hash import hash_of
 INDEX, LAYER = 'store.json', 'layer.json'
 
 
-class Pooled(NamedTuple):
-    """One layer's summary of a view.
-
-    Attributes:
-        prefix: (B, K, D).
-        mean: (B, D) of the patches.
-    """
-
-    prefix: Tensor
-    mean: Tensor
-
-
 class FeatureStore:
     """A store on disk; :func:`mmdet_seg.probes.feature_build.build_store` makes it.
 
@@ -53,7 +41,7 @@ class FeatureStore:
     Attributes:
         layers: Layers that are complete.
         num_views: n.
-        grid: (h, w); (1, 1) where only means are kept.
+        grid: (h, w).
         embed_dim: D.
         num_prefix_tokens: K.
         dtype: What tokens come back in.
@@ -115,8 +103,8 @@ class FeatureStore:
             labels: False leaves them on disk.
 
         Returns:
-            Layer to prefix (B, K, D) and patches (B, D, h, w), which a store of means gives as
-            (B, D, 1, 1); and int64 labels (B, ...) as the views gave them.
+            Layer to prefix (B, K, D) and patches (B, D, h, w); int64 labels (B, ...) as the views
+            gave them.
 
         Raises:
             ValueError: A view or layer that is not there, or a file that has changed.
@@ -131,24 +119,13 @@ class FeatureStore:
             out[layer] = LayerFeatures(tokens[:, :K], patches)
         return out, self.labels(indices) if labels else None
 
-    def labels(self, indices: Sequence[int] | None = None) -> Tensor:
-        """int64 labels (B, ...) of some views, or of all of them."""
-        chosen = range(self.num_views) if indices is None else indices
+    def labels(self, indices: Sequence[int]) -> Tensor:
+        """int64 labels (B, ...) of some views."""
         found = []
-        for i in chosen:
+        for i in indices:
             shard, row = divmod(self._checked(i), self.per_shard)
             found.append(self._opened('labels', shard)[row])
         return torch.stack(found)
-
-    def pooled(self, layer: int, indices: Sequence[int] | None = None) -> Pooled:
-        """Prefix tokens and mean patch of some views, or of all of them, in float32."""
-        chosen = list(range(self.num_views) if indices is None else indices)
-        prefix, mean = [], []
-        for start in range(0, len(chosen), 64):
-            features, _ = self.batch(chosen[start : start + 64], [layer], labels=False)
-            prefix.append(features[layer].prefix.float())
-            mean.append(features[layer].patches.float().mean((2, 3)))
-        return Pooled(torch.cat(prefix), torch.cat(mean))
 
     def order(self, step: int, batch_size: int, seed: int = 0) -> list[int]:
         """Views of a training step: every view once, in another order each time around."""

@@ -1,6 +1,5 @@
 """The pictures of patches in a report: of the user's own images, or of some that were scored."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,6 @@ if TYPE_CHECKING:
 
 _FOLDER = 'patches'
 _MOST_LAYERS, _MOST_IMAGES = 6, 12
-
-
-def add_image_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--images``."""
-    parser.add_argument(
-        '--images',
-        nargs='+',
-        default=[],
-        metavar='IMAGE',
-        help='your own, whose patches the report shows (default: two of those that are scored)',
-    )
 
 
 def check_images(images: Sequence[str]) -> list[Path]:

@@ -10,7 +10,6 @@ Shapes: n images, B images of a chunk, D channels.
 
 import json
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,14 +24,17 @@ from torch import Tensor
 from mmdet_seg import command_line
 from mmdet_seg.probes.classify_heads import Pooled, pool
 from mmdet_seg.probes.classify_views import Batch, Targets, Views, batches
+from mmdet_seg.probes.disk import MARGIN, free_bytes, gib, in_one_line, only_writer, write_json
 from mmdet_seg.probes.encoder_reader import Reader
 from mmdet_seg.probes.labelled_images import LabelledImages
 from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.weights_hash import hash_of
 
-_SPARE = 256 << 20  # bytes of the disk that are left to others
 _EVERY = 5.0  # seconds between two saves
 _CHUNK = 256  # images, where none are mixed; the same in every run that goes on
+_REMEDY = (
+    'What is complete stays; make room or give another --store, then run the same command again.'
+)
 
 
 class PooledStore:
@@ -117,10 +119,11 @@ def stored(
     layers = key['layers'] = _also_there(Path(root), key, len(draws))
     folder = Path(root) / hash_of(key)[:16]
     has_token = reader.encoder.num_prefix_tokens > 0
-    state = _State(folder, key, layers, len(draws), reader.encoder.embed_dim, has_token)
-    starts = [s for s in range(0, len(draws), batch) if not state.done(s)]
-    if starts:
-        _compute(reader, images, views, layers, draws, batch, state, starts, what)
+    with in_one_line(_REMEDY, folder), only_writer(folder, wait=True):
+        state = _State(folder, key, layers, len(draws), reader.encoder.embed_dim, has_token)
+        starts = [s for s in range(0, len(draws), batch) if not state.done(s)]
+        if starts:
+            _compute(reader, images, views, layers, draws, batch, state, starts, what)
     store = PooledStore(folder, layers, has_token)
     reader.cost.disk += store.num_bytes
     return store
@@ -180,26 +183,24 @@ class _State:
     def save(self) -> None:
         for array in self.arrays.values():
             array.flush()
-        aside = self.file.with_name(f'.state.{os.getpid()}.part')
-        aside.write_text(json.dumps({'key': self.key, 'chunks': self.sums}))
-        aside.replace(self.file)
+        write_json(self.file, {'key': self.key, 'chunks': self.sums})
 
     def _make(self) -> None:
         need = sum(int(np.prod(s)) * _DTYPES.get(n, 4) for n, s in self.shapes.items())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if need + _SPARE > free:
+        if need + MARGIN > (free := free_bytes(self.folder)):
             raise ValueError(
-                f'The features take {need / 2**30:.1f} GiB and {self.folder} has '
-                f'{free / 2**30:.1f} GiB left: take fewer --layers or --limit, or another --store.'
+                f'The features take {gib(need)} and {self.folder.parent} has {gib(free)} free: '
+                'take fewer --layers or --limit, or another --store.'
             )
         if need > 1 << 30:
-            command_line.note(f'{need / 2**30:.1f} GiB of features in {self.folder}')
+            command_line.note(f'{gib(need)} of features in {self.folder}')
         for name, shape in self.shapes.items():
             kind = np.int64 if name in _DTYPES else np.float32
-            np.lib.format.open_memmap(
-                self.folder / f'{name}.npy', mode='w+', dtype=kind, shape=shape
-            ).flush()
+            file = self.folder / f'{name}.npy'
+            np.lib.format.open_memmap(file, mode='w+', dtype=kind, shape=shape).flush()
+            # Every block now: a disk that fills up later would end the process with SIGBUS.
+            with file.open('r+b') as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
     def _verify(self) -> None:
         wrong = [s for s, (count, sum_) in self.sums.items() if self._sum(int(s), count) != sum_]

@@ -3,19 +3,18 @@
 import argparse
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
-from mmdet_seg.probes.own_images import add_image_argument
+from mmdet_seg.probes.run_options import (
+    add_data_argument,
+    add_final_norm_argument,
+    add_going_on_arguments,
+    add_run_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_encoder_arguments(parser)
-    add = parser.add_argument
-    add(
-        '--data',
-        metavar='NAME',
-        default='scenes',
-        help='scenes (small images), ade20k, ..., or a folder that prepare.py check has seen',
-    )
+    add_data_argument(parser, 'small images')
     grid = parser.add_argument_group('what is tried: all combinations, one pass of the encoder')
     add = grid.add_argument
     add(
@@ -50,30 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help='small images as they are, views of 224, a smaller memory (default with scenes)',
     )
-    add(
-        '--final-norm',
-        action=argparse.BooleanOptionalAction,
-        help="features after the encoder's own last norm (default: where it has one)",
-    )
-    run = parser.add_argument_group('the run')
-    add = run.add_argument
-    add('--out', metavar='DIR', help='default: work_dirs/probe_retrieve/TIME')
-    add(
-        '--resume',
-        nargs='?',
-        const='',
-        metavar='DIR',
-        help='go on with the newest interrupted run, or the one in DIR; other options as then',
-    )
-    add('--workers', type=int, default=2, metavar='N', help='processes that load (default: 2)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
-    add('--pictures', type=int, default=3, metavar='N', help='best and worst images (default: 3)')
-    add_image_argument(run)
-    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='of the data, as in train.py')
+    add_final_norm_argument(rules, 'where it has one')
+    add_going_on_arguments(add_run_arguments(parser, 'retrieve'))
 
 
 def main(args: argparse.Namespace) -> int | None:
     """Run the job and print what came out."""
+    from mmdet_seg.probes.quantized_comparison import compared
     from mmdet_seg.probes.retrieve_run import RetrieveRun
+    from mmdet_seg.probes.retrieve_state import has_state
 
-    return RetrieveRun(args).run()
+    return compared('retrieve', lambda args: RetrieveRun(args).run(), args, has_state)

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,39 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
 from mmdet_seg.probes.encoder_options import encoder_from
+from mmdet_seg.probes.loading import leave_signals, loaded
 from mmdet_seg.probes.memory_index import build_index, recall
 from mmdet_seg.probes.own_images import check_images
 from mmdet_seg.probes.patch_memory import PatchMemory
 from mmdet_seg.probes.progress import Progress
-from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.retrieval import Retrieval, score_rows, settings
+from mmdet_seg.probes.retrieve_options import (
+    choose_final_norm,
+    choose_protocol,
+    read_options,
+    single_layers,
+)
 from mmdet_seg.probes.retrieve_results import finish
 from mmdet_seg.probes.retrieve_state import (
     AREAS,
     MEMORY,
+    check_room,
     clear,
     find_state,
     load_tensors,
     save_tensors,
 )
 from mmdet_seg.probes.run_facts import run_folder
-from mmdet_seg.probes.segment_data import SegmentData, data_config, leave_signals
+from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
 from mmdet_seg.probes.segment_evaluate import hush
-from mmdet_seg.probes.segment_grid import parse_layers, parse_numbers, parse_options
+from mmdet_seg.probes.segment_grid import parse_layers, parse_options
 from mmdet_seg.probes.segment_state import Interrupts, command_to_go_on
 
-HUMMINGBIRD = Protocol(
-    'hummingbird',
-    'in the manner of arXiv 2306.01667 and vpariza/open-hummingbird-eval',
-    crop=512,
-    photometric=False,
-    test='whole',
-)
-_SIZE, _SHORT_SIZE = 102400, 20480
-_SHORT_CROP = 224
 _IMAGES_AT_ONCE = {'cpu': 4}
 _OTHER_AT_ONCE = 32
 _TRIED = 1000  # queries that say how good an approximate index is
+_SAVE_SECONDS = 30.0  # between states, of which writing takes at most
+_SAVE_SHARE = 0.05  # of the time
 
 
 class RetrieveRun:
@@ -75,40 +74,27 @@ class RetrieveRun:
         self.args, self.started = args, time.monotonic()
         self.seconds = {'memory': 0.0, 'encoder': 0.0, 'evaluation': 0.0}
         self.notes: list[str] = []
-        counts = parse_numbers('--neighbours', args.neighbours, int)
-        heats = parse_numbers('--temperature', args.temperature, float)
-        short = args.data == 'scenes' if args.short is None else args.short
-        usual = _SHORT_SIZE if short else _SIZE
-        size = usual if args.memory_size is None else args.memory_size
-        for option, value in (
-            ('--neighbours', min(counts)),
-            ('--temperature', min(heats)),
-            ('--memory-size', size),
-            ('--views', args.views),
-        ):
-            if value <= 0:
-                raise ValueError(f'{option} {value} is not above 0.')
+        options = read_options(args)
         self.images = check_images(args.images)
         resumed = None
         if args.resume is not None:
             resumed = find_state(args.resume or args.out or '', Path('work_dirs/probe_retrieve'))
+        changed = parse_options(args.cfg_options)
+        find_data(args.data, changed)  # before anything large is read
         self.encoder = encoder_from(args)
-        layers = _single(parse_layers(args.layers, self.encoder))
-        self.rows = settings(layers, counts, heats)
-        self.final_norm = _final_norm(args.final_norm, self.encoder)
-        P = self.encoder.patch_size
-        crop = args.crop or (_SHORT_CROP if short else HUMMINGBIRD.crop)
-        if crop < 1:
-            raise ValueError(f'--crop {crop} is not a whole number of at least 1.')
-        protocol = replace(HUMMINGBIRD, crop=-(-crop // P) * P)
-        options = parse_options(args.cfg_options)
-        cfg = data_config(args.data, protocol, P, short=short, options=options)
+        layers = single_layers(parse_layers(args.layers, self.encoder))
+        self.rows = settings(layers, options.neighbours, options.temperatures)
+        self.final_norm = choose_final_norm(args.final_norm, self.encoder)
+        protocol = choose_protocol(args, options.short, self.encoder)
+        cfg = data_config(
+            args.data, protocol, self.encoder.patch_size, short=options.short, options=changed
+        )
         self.data = SegmentData(
             args.data, cfg, self.encoder, protocol, seed=args.seed, workers=args.workers
         )
         self.memory = PatchMemory(
             layers,
-            size,
+            options.memory_size,
             self.data.num_train * args.views,
             self.encoder.embed_dim,
             len(self.data.classes),
@@ -116,6 +102,7 @@ class RetrieveRun:
         )
         self.folder = resumed or run_folder('retrieve', args.out)
         self.areas: list[Tensor] = []
+        self._saved, self._save_took = time.monotonic(), 0.0
         if resumed:
             self._load()
 
@@ -128,10 +115,11 @@ class RetrieveRun:
             f'{", ".join(map(str, self.memory.layers))} of {self.encoder.name}; '
             f'{self.data.num_val:,} images to score.'
         )
+        check_room(self.folder, self.memory)
         with Interrupts() as interrupts:
             if views:
                 self._fill(views, interrupts)
-                self._save(memory=True)
+                self._save()
             if interrupts.number:
                 return self._stopped(interrupts.number)
             if not len(self.memory):
@@ -149,11 +137,12 @@ class RetrieveRun:
         started = time.monotonic()
         progress = Progress('memory', self.memory.num_views)
         progress.skip(self.memory.num_views - len(views))
-        for view, image, label in self._until(interrupts, self._views(views)):
+        for view, image, label in self._until(interrupts, loaded(self._views(views))):
             patches = self._features(image)
             for i, number in enumerate(view.tolist()):
                 self.memory.add(number, {n: p[i] for n, p in patches.items()}, label[i])
             progress.add(len(view), f'{len(self.memory):,} patches')
+            self._save_sometimes()
         progress.close()
         self.seconds['memory'] = time.monotonic() - started
 
@@ -202,6 +191,7 @@ class RetrieveRun:
         for image in self._until(interrupts, self.data.validation(left) if left else ()):
             self.areas.append(retrieval.areas(image))
             progress.add(1)
+            self._save_sometimes()
         progress.close()
         self.seconds['evaluation'] = time.monotonic() - started
 
@@ -216,27 +206,39 @@ class RetrieveRun:
     # -- going on --------------------------------------------------------------------------------
 
     def _stopped(self, number: int) -> int:
-        self._save()
+        if self.areas:
+            self._save()
         done = f'{len(self.areas)} of {self.data.num_val} images scored'
         if self.memory.views_left():
             done = f'view {self.memory.view} of {self.memory.num_views} in the memory'
-        command = command_to_go_on(sys.argv, self.folder)
+        command = command_to_go_on(sys.argv, getattr(self.args, 'compared_in', None) or self.folder)
         print(f'Stopped: {done}; go on with:\n  {command}')
         return INTERRUPTED if number == signal.SIGINT else TERMINATED
 
-    def _save(self, memory: bool = False) -> None:
-        if memory:
-            save_tensors(self.folder / MEMORY, self.memory.tensors(), self._identity())
+    def _save_sometimes(self) -> None:
+        """So that a kill costs less than a minute or, where writing is slow, a little more."""
+        between = max(_SAVE_SECONDS, self._save_took / _SAVE_SHARE)
+        if time.monotonic() - self._saved > between:
+            self._save()
+
+    def _save(self) -> None:
+        """Write what is new: the memory while it is filled, then the images that are scored."""
+        started = time.monotonic()
         if self.areas:
             tensors = {'areas': torch.stack(self.areas)}
-            rows = {'rows': [row.name for row in self.rows], 'index': self.args.index}
-            save_tensors(self.folder / AREAS, tensors, {**self._identity(), **rows})
+            save_tensors(self.folder / AREAS, tensors, self._identity() | self._scored_as())
+        else:
+            save_tensors(self.folder / MEMORY, self.memory.tensors(), self._identity())
+        self._saved = time.monotonic()
+        self._save_took = self._saved - started
+
+    def _scored_as(self) -> dict[str, Any]:
+        return {'rows': [row.name for row in self.rows], 'index': self.args.index}
 
     def _load(self) -> None:
         self.memory.load(load_tensors(self.folder / MEMORY, self._identity()))
         if (self.folder / AREAS).is_file():
-            rows = {'rows': [row.name for row in self.rows], 'index': self.args.index}
-            found = load_tensors(self.folder / AREAS, {**self._identity(), **rows})
+            found = load_tensors(self.folder / AREAS, self._identity() | self._scored_as())
             self.areas = list(found['areas'])
         self.notes.append('The run was interrupted and gone on with; the times are of the rest.')
 
@@ -265,17 +267,3 @@ class _Views(Dataset):
 
     def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor]:
         return self.views[place], *self.data.view(self.views[place])
-
-
-def _single(layers: list[tuple[int, ...]]) -> tuple[int, ...]:
-    for several in layers:
-        if len(several) > 1:
-            text = '+'.join(map(str, several))
-            raise ValueError(f'--layers {text}: neighbours are looked for in one layer at a time.')
-    return tuple(layer for (layer,) in layers)
-
-
-def _final_norm(asked: bool | None, encoder: Any) -> bool:
-    if asked and not encoder.has_final_norm:
-        raise ValueError(f'--final-norm: {encoder.name} has no final norm; leave it out.')
-    return encoder.has_final_norm if asked is None else asked

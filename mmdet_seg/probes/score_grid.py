@@ -9,6 +9,7 @@ from mmdet_seg.probes.results import Results, has_score
 
 # What a row holds beside its settings.
 _NOT_SETTINGS = {'name', 'layers', 'metric', 'score', 'scores', 'per_class', 'seed'}
+_NOT_SETTINGS |= {'score_unquantized'}
 _USUAL = ('combine', 'norm', 'lr', 'weight_decay')
 _SHORT = {'weight_decay': 'decay', 'lr': 'rate'}
 

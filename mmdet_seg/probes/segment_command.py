@@ -3,22 +3,22 @@
 import argparse
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
-from mmdet_seg.probes.own_images import add_image_argument
-
-_PROTOCOLS = ('internvit', 'dinov2', 'dinov3', 'radio')
+from mmdet_seg.probes.protocols import PROTOCOLS
+from mmdet_seg.probes.run_options import (
+    add_data_argument,
+    add_final_norm_argument,
+    add_going_on_arguments,
+    add_run_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_encoder_arguments(parser)
-    add = parser.add_argument
-    add(
-        '--data',
-        metavar='NAME',
-        default='scenes',
-        help='scenes (short lengths), ade20k, ..., or a folder that prepare.py check has seen',
+    add_data_argument(parser, 'short lengths')
+    parser.add_argument(
+        '--protocol', choices=tuple(PROTOCOLS), default='internvit', help='whose recipe'
     )
-    add('--protocol', choices=_PROTOCOLS, default='internvit', help='whose recipe')
     grid = parser.add_argument_group('the grid: all combinations train together')
     add = grid.add_argument
     add(
@@ -37,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--crop', type=int, metavar='PIXELS', help='side of the crop and of a window')
     add('--dropout', type=float, metavar='P', help='share of channels, before the norm')
     add('--optimizer', choices=('adamw', 'sgd'), help='with the rates of the grid')
-    add(
-        '--final-norm',
-        action=argparse.BooleanOptionalAction,
-        help="features after the encoder's own last norm",
-    )
+    add_final_norm_argument(rules, "the protocol's")
     add(
         '--short',
         action=argparse.BooleanOptionalAction,
@@ -63,28 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='bf16',
         help='on disk; the error is stated (default: bf16)',
     )
-    run = parser.add_argument_group('the run')
+    run = add_run_arguments(parser, 'segment')
+    add_going_on_arguments(run)
     add = run.add_argument
-    add('--out', metavar='DIR', help='default: work_dirs/probe_segment/TIME')
-    add(
-        '--resume',
-        nargs='?',
-        const='',
-        metavar='DIR',
-        help='go on with the newest run, or the one in DIR; the other options as then',
-    )
     add('--val-every', type=int, metavar='N', help='steps between validations (default: the end)')
     add('--save-every', type=int, metavar='N', help='steps between states (default: 5 minutes)')
     add('--data-seed', type=int, default=0, metavar='N', help='of order and augmentation')
-    add('--workers', type=int, default=2, metavar='N', help='processes that load (default: 2)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
-    add('--pictures', type=int, default=3, metavar='N', help='best and worst images (default: 3)')
-    add_image_argument(run)
-    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='of the data, as in train.py')
 
 
 def main(args: argparse.Namespace) -> int | None:
     """Run the job and print what came out."""
+    from mmdet_seg.engine.checkpoint import newest_complete
+    from mmdet_seg.probes.quantized_comparison import compared
     from mmdet_seg.probes.segment_run import SegmentRun
 
-    return SegmentRun(args).run()
+    return compared('segment', lambda args: SegmentRun(args).run(), args, newest_complete)

@@ -4,7 +4,6 @@ Shapes: B images, (H, W) pixels.
 """
 
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from mmseg.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmdet_seg.command_line import Failure
 from mmdet_seg.datasets.position_sampler import Draw, PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset, unreadable
 from mmdet_seg.engine.preflight import check_data
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
+from mmdet_seg.probes.loading import leave_signals, loaded
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.upsampled_loss import IGNORED
 from mmdet_seg.segmentors import SegDataPreProcessor
@@ -76,6 +75,23 @@ def data_config(
         _merge(cfg, options)
     check_data(cfg, ('train', 'val'))
     return cfg
+
+
+def find_data(name: str, options: dict[str, Any] | None = None) -> None:
+    """Whether the data are there: quick, and needs no encoder.
+
+    Args:
+        name: Of the data, or a prepared folder.
+        options: As for :func:`data_config`.
+
+    Raises:
+        FileNotFoundError: They are not there.
+        ValueError: No such data.
+    """
+    cfg = load_recipe(_RECIPE, data=name)
+    if options:
+        _merge(cfg, options)
+    check_data(cfg, ('train', 'val'))
 
 
 def _set_test(cfg: Config, protocol: Protocol, patch_size: int) -> None:
@@ -192,7 +208,7 @@ class SegmentData:
             persistent_workers=self.workers > 0,
             worker_init_fn=leave_signals,
         )
-        for raw in _loaded(loader):
+        for raw in loaded(loader):
             yield self._tensors(raw)
 
     def train_files(self) -> list[str]:
@@ -232,18 +248,12 @@ class SegmentData:
             collate_fn=pseudo_collate,
             worker_init_fn=leave_signals,
         )
-        for raw in _loaded(loader):
+        for raw in loaded(loader):
             _refuse_broken(raw['data_samples'])
             [sample] = raw['data_samples']
             mean, std = self._preprocess.mean, self._preprocess.std
             pixels = (raw['inputs'][0].flip(0).float() - mean) / std  # stored as BGR
             yield TestImage(pixels, sample.gt_sem_seg.data[0].long(), str(sample.img_path))
-
-
-def leave_signals(_: int) -> None:
-    """Ctrl-C and timeouts reach all processes of a group; those that load go on until told."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def pad_to_patch(images: Tensor, patch_size: int, padding: str) -> Tensor:
@@ -262,27 +272,6 @@ def _build(config: dict) -> Any:
     dataset = DATASETS.build(config)
     dataset.full_init()
     return dataset
-
-
-def _loaded(loader: DataLoader) -> Iterator[dict]:
-    """The loader's batches; what ends them is said in one line.
-
-    Raises:
-        ValueError: Images that cannot be used.
-        mmdet_seg.command_line.Failure: A process that loads is gone.
-    """
-    try:
-        yield from loader
-    except RuntimeError as error:
-        text = str(error).strip()
-        if 'images in a row cannot be used' in text:
-            raise ValueError(text.splitlines()[-1].removeprefix('RuntimeError: ')) from error
-        if 'DataLoader worker' not in text:
-            raise
-        raise Failure(
-            'A process that loads data died (killed, or out of memory): lower --workers or '
-            '--batch, and go on with --resume.'
-        ) from error
 
 
 def _refuse_broken(samples: list) -> None:

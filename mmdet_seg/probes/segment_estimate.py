@@ -1,13 +1,41 @@
-"""How long a step will take, said before the training starts."""
+"""What will be trained and how long a step will take, said before the training starts."""
 
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
+from mmdet_seg.command_line import note
+from mmdet_seg.engine.progress_hook import clock
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.probe_bank import ProbeBank
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.segment_train import ProbeTrainer
+
+if TYPE_CHECKING:
+    from mmdet_seg.probes.segment_run import SegmentRun
+
+
+def say_grid(run: 'SegmentRun') -> None:
+    """The probes, the data, what a reader must know, and the time where the encoder runs."""
+    protocol, number = run.protocol, len(run.grid.specs)
+    layers = ', '.join(str(layer) for layer in run.bank.layers)
+    probes = f'{number} probes' if number > 1 else '1 probe'
+    note(
+        f'{probes} on layers {layers} of {run.encoder.name}: {protocol.iters} steps of '
+        f'{protocol.batch} crops of {protocol.crop} from {run.data.num_train} images, '
+        f'{len(run.data.classes)} classes; {run.data.num_val} images to validate.'
+    )
+    for line in run.grid.notes:
+        note(f'  {line}')
+    if run.args.store or run.resumed:
+        return
+    encoder, probes = estimate(run.encoder, run.bank, protocol)
+    note(
+        f'A step takes about {encoder:.2f} s in the encoder and {probes:.2f} s in the '
+        f'{"probes" if number > 1 else "probe"}: {clock((encoder + probes) * protocol.iters)} '
+        'in all.'
+    )
 
 
 def estimate(encoder: FrozenEncoder, bank: ProbeBank, protocol: Protocol) -> tuple[float, float]:

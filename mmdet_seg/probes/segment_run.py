@@ -4,24 +4,23 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
-from mmdet_seg.engine.progress_hook import clock
 from mmdet_seg.engine.work_dir import find_resume
 from mmdet_seg.probes.encoder_options import encoder_from
-from mmdet_seg.probes.own_images import check_images, patch_pictures
-from mmdet_seg.probes.probe_bank import Probe, ProbeBank
+from mmdet_seg.probes.own_images import check_images
+from mmdet_seg.probes.probe_bank import ProbeBank
 from mmdet_seg.probes.progress import Progress
-from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.run_facts import run_folder
-from mmdet_seg.probes.segment_data import SegmentData, TestImage, data_config
-from mmdet_seg.probes.segment_estimate import estimate, now_on
-from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush, predict
+from mmdet_seg.probes.run_options import check_workers
+from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
+from mmdet_seg.probes.segment_estimate import now_on, say_grid
+from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush
+from mmdet_seg.probes.segment_finish import finish
 from mmdet_seg.probes.segment_grid import (
     Grid,
     make_grid,
@@ -29,9 +28,6 @@ from mmdet_seg.probes.segment_grid import (
     parse_options,
     resolve_protocol,
 )
-from mmdet_seg.probes.segment_heads import write_heads
-from mmdet_seg.probes.segment_pictures import write_pictures
-from mmdet_seg.probes.segment_results import Outcome, best_probe, make_results, show
 from mmdet_seg.probes.segment_state import (
     Interrupts,
     command_to_go_on,
@@ -67,10 +63,12 @@ class SegmentRun:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         hush()
+        _check_numbers(args)
         self.started = time.monotonic()
         self.seconds = {'encoder': 0.0, 'train': 0.0, 'evaluation': 0.0, 'store': 0.0}
         self.images = check_images(args.images)
         self.resumed = self._find_resumed()
+        find_data(args.data, parse_options(args.cfg_options))  # before anything large is read
         self.encoder = encoder_from(args)
         short = args.data == 'scenes' if args.short is None else args.short
         overrides = {
@@ -106,7 +104,7 @@ class SegmentRun:
 
     def run(self) -> int:
         """Train, validate, write; the exit status."""
-        self._say_grid()
+        say_grid(self)
         if self.args.store:
             started = time.monotonic()
             self.store = open_segment_store(
@@ -123,10 +121,12 @@ class SegmentRun:
             load_state(self.resumed[1], self.trainer, self._identity())
             note(f'Going on after step {self.trainer.step} of {self.resumed[1]}.')
         if interrupted := self._train():
-            command = command_to_go_on(sys.argv, self.folder)
+            command = command_to_go_on(
+                sys.argv, getattr(self.args, 'compared_in', None) or self.folder
+            )
             print(f'Stopped after step {self.trainer.step}; go on with:\n  {command}')
             return TERMINATED if interrupted != 2 else INTERRUPTED
-        self._finish(self._evaluate())
+        finish(self, self._evaluate())
         return OK
 
     # -- training --------------------------------------------------------------------------------
@@ -192,31 +192,9 @@ class SegmentRun:
                 )
             yield {i: f.patches for i, f in features.items()}, labels.to(device)
 
-    # -- what is said ----------------------------------------------------------------------------
-
-    def _say_grid(self) -> None:
-        protocol, number = self.protocol, len(self.grid.specs)
-        layers = ', '.join(str(layer) for layer in self.bank.layers)
-        probes = f'{number} probes' if number > 1 else '1 probe'
-        note(
-            f'{probes} on layers {layers} of {self.encoder.name}: {protocol.iters} steps of '
-            f'{protocol.batch} crops of {protocol.crop} from {self.data.num_train} images, '
-            f'{len(self.data.classes)} classes; {self.data.num_val} images to validate.'
-        )
-        for line in self.grid.notes:
-            note(f'  {line}')
-        if self.args.store or self.resumed:
-            return
-        encoder, probes = estimate(self.encoder, self.bank, self.protocol)
-        note(
-            f'A step takes about {encoder:.2f} s in the encoder and {probes:.2f} s in the '
-            f'{"probes" if number > 1 else "probe"}: {clock((encoder + probes) * protocol.iters)} '
-            'in all.'
-        )
-
     # -- the rest --------------------------------------------------------------------------------
 
-    def _evaluate(self) -> list:
+    def _evaluate(self) -> list[ProbeScore]:
         started = time.monotonic()
         progress = Progress('validate', self.data.num_val)
         scores = evaluate_probes(
@@ -229,70 +207,6 @@ class SegmentRun:
         progress.close()
         self.seconds['evaluation'] += time.monotonic() - started
         return scores
-
-    def _finish(self, scores: list[ProbeScore]) -> None:
-        """Write heads, pictures, results and report, and say where they are."""
-        heads, missing = write_heads(self.folder, self.encoder, self.bank, self.data, self.cfg)
-        best, pictures = best_probe(self.bank, self.trainer, scores), []
-        if best is not None and self.args.pictures > 0:
-            pictures = patch_pictures(
-                self.encoder,
-                self.bank.layers,
-                self.folder,
-                self.images or self.data.some_files(2),
-            )
-            pictures += write_pictures(
-                self.folder,
-                partial(self._label, self.bank.probes[best]),
-                self.data,
-                scores[best].per_image,
-                self.args.pictures,
-            )
-        notes = self._notes() + ([missing] if missing else [])
-        outcome = Outcome(scores, notes, self._cost(), heads, pictures)
-        device = str(self.encoder.device)
-        results = make_results(self.encoder.describe(), device, self.data, self.trainer, outcome)
-        results.write(self.folder)
-        show(results, self.folder, heads, write_report(self.folder))
-
-    def _label(self, probe: Probe, image: TestImage) -> Tensor:
-        protocol = self.protocol
-        [label] = predict([probe], self.bank, self.encoder, image, protocol, protocol.final_norm)
-        return label
-
-    def _notes(self) -> list[str]:
-        notes = list(self.grid.notes)
-        if len(self.grid.specs) > 1:
-            notes.append(
-                'All probes saw the same images in the same order '
-                f'(data seed {self.args.data_seed}); a seed is of first weights and dropout.'
-            )
-        if 'bn' in {spec.norm for spec in self.grid.specs}:
-            notes.append(f'Batch norm over the {self.protocol.batch} images of a step.')
-        if self.store is not None:
-            views = self.args.store_views
-            error = max(self.store.error(layer)['rms'] for layer in self.bank.layers)
-            notes.append(
-                f'Features of {views} fixed views of each training image, kept as '
-                f'{self.args.store_dtype} (error {error:.1e} rms); a run that draws new views '
-                'each step scores otherwise.'
-            )
-        if report := self.encoder.quantization_report:
-            notes.append(report.text())
-        if self.resumed:
-            notes.append('The run was interrupted and gone on with; the times are of the rest.')
-        return notes
-
-    def _cost(self) -> dict[str, Any]:
-        images = self.protocol.iters * self.protocol.batch
-        train = self.seconds['train']
-        return {
-            'seconds': round(time.monotonic() - self.started, 2),
-            **{f'{k}_seconds': round(v, 2) for k, v in self.seconds.items() if v},
-            'images_per_second': round(images / train, 2) if train and not self.resumed else None,
-            'disk_bytes': self.store.disk_bytes if self.store is not None else None,
-            'probes': len(self.grid.specs),
-        }
 
     def _find_resumed(self) -> tuple[Path, Path] | None:
         if self.args.resume is None:
@@ -309,3 +223,13 @@ class SegmentRun:
             'encoder': self.encoder.identity,
             'feature store': self.store.key if self.store is not None else None,
         }
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    check_workers(args)
+    for name in ('val_every', 'save_every'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name.replace("_", "-")} {value} is not at least 1 step.')
+    if args.data_seed < 0:
+        raise ValueError(f'--data-seed {args.data_seed} is below 0.')

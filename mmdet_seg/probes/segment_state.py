@@ -62,7 +62,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 100 else f'{text[:97]}...'
 
 
-def command_to_go_on(words: Sequence[str], folder: Path) -> str:
+def command_to_go_on(words: Sequence[str], folder: Path | str) -> str:
     """The command that goes on with a run.
 
     Args:

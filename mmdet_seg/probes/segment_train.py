@@ -123,8 +123,9 @@ class ProbeTrainer:
                     k.removeprefix(prefix): v for k, v in states.items() if k.startswith(prefix)
                 }
                 if found:
+                    # Counters stay on the CPU.
                     optimizer.state[parameter] = {
-                        k: v.to(parameter.device if v.ndim else v.device) for k, v in found.items()
+                        k: v.to(parameter.device) if v.ndim else v for k, v in found.items()
                     }
         self.step = facts['step']
         self.losses = {k: list(v) for k, v in facts['losses'].items()}
@@ -138,11 +139,6 @@ def _optimizer(probe: Probe, protocol: Protocol) -> torch.optim.Optimizer:
     if protocol.optimizer == 'sgd':
         return torch.optim.SGD(parameters, momentum=SGD_MOMENTUM, **settings)
     return torch.optim.AdamW(parameters, betas=ADAM_BETAS, **settings)
-
-
-def _beside(value: Tensor, parameter: Tensor) -> Tensor:
-    """Where the optimizer wants it: counters stay on the CPU."""
-    return value.to(parameter.device) if value.ndim else value
 
 
 def _entry(name: str, value: Tensor) -> TensorEntry:

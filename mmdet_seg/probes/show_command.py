@@ -1,10 +1,9 @@
 """Command line of ``tools/probe.py show``."""
 
 import argparse
-from collections.abc import Iterator
-from pathlib import Path
 
 from mmdet_seg.probes.encoder_options import add_encoder_arguments
+from mmdet_seg.probes.run_options import add_device_argument
 
 _IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm', '.pgm')
 
@@ -22,10 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', metavar='DIR', required=True, help='folder to write to')
     parser.add_argument(
         '--layers',
-        metavar='N',
+        metavar='LIST',
         nargs='+',
-        type=int,
-        help='blocks, from 0 or negative from the last (default: four, evenly spread)',
+        help='blocks from 0: 2,3,5, all, even:4, last:4, -1 (default: even:4)',
     )
     parser.add_argument(
         '--size', metavar='PIXELS', type=int, help="short side (default: the encoder's own)"
@@ -34,36 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--foreground', action='store_true', help='colours for the foreground only, as DINOv2 does'
     )
     parser.add_argument('--no-attention', action='store_true', help='components only')
-    parser.add_argument('--device', metavar='NAME', help='cpu, cuda, cuda:1; default: the best')
+    add_device_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int | None:
     """Run the job and print what came out."""
     _take_encoder(args)
-    from mmdet_seg.backbones.variants import even_taps
-    from mmdet_seg.engine.images import find_images, output_names
-    from mmdet_seg.probes.encoder_options import encoder_from
-    from mmdet_seg.probes.feature_pictures import look, write_pictures
+    from mmdet_seg.probes.show_run import show
 
-    paths = find_images(args.images)
-    encoder = encoder_from(args)
-    layers = encoder.check_layers(args.layers or even_taps(encoder.depth, min(4, encoder.depth)))
-    broken: list[Path] = []
-    found = look(
-        encoder,
-        _readable(list(zip(paths, output_names(paths), strict=True)), broken),
-        layers,
-        size=args.size,
-        foreground=args.foreground,
-        attention=not args.no_attention,
-    )
-    if not found:
-        raise ValueError(f'None of {len(paths)} images could be read.')
-    out = Path(args.out)
-    write_pictures(found, out)
-    print(f'{len(found)} of {len(paths)} images, layers {", ".join(map(str, layers))}.')
-    print(f'Look at {out / "sheet.png"}')
-    return 1 if broken else 0
+    return show(args)
 
 
 def _take_encoder(args: argparse.Namespace) -> None:
@@ -83,24 +60,3 @@ def _take_encoder(args: argparse.Namespace) -> None:
             f'one of {", ".join(published_names())}.'
         )
     args.encoder, args.images = first, images
-
-
-def _readable(paths: list[tuple[Path, str]], broken: list[Path]) -> Iterator:
-    """Names and pixels; what cannot be read is named on standard error and put into ``broken``."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import track
-
-    from mmdet_seg.engine.images import read_image
-
-    console = Console(stderr=True)
-    quiet = len(paths) < 2 or not console.is_terminal
-    for path, name in track(paths, 'show', console=console, disable=quiet):
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            print(f'probe.py: {error}', file=sys.stderr)
-            broken.append(path)
-            continue
-        yield name, image

@@ -1,6 +1,10 @@
 """Views and features on disk: what is stored is what the encoder says of the same view."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import torch
 from torchvision.transforms import v2
 
 from mmdet_seg.datasets.position_sampler import Draw
-from mmdet_seg.probes import pooled_store
+from mmdet_seg.probes import disk, pooled_store
 from mmdet_seg.probes.classify_inputs import EachOnce, FreshViews, Reads, StoredViews
 from mmdet_seg.probes.classify_views import Targets, Views, batches
 from mmdet_seg.probes.pooled_store import stored
@@ -162,9 +166,40 @@ def test_what_does_not_fit_the_disk_is_said_before_it_starts(tmp_path, monkeypat
     class Full:
         free = 1 << 20
 
-    monkeypatch.setattr(pooled_store.shutil, 'disk_usage', lambda path: Full)
-    with pytest.raises(ValueError, match=r'features take .* GiB and .* GiB left'):
+    monkeypatch.setattr(disk.shutil, 'disk_usage', lambda path: Full)
+    with pytest.raises(ValueError, match=r'features take .* KiB and .* has 1.0 MiB free'):
         stored(small_reader(), small_images(), Views(28), [0], tmp_path)
+
+
+def test_a_disk_that_fills_up_ends_in_one_line(tmp_path, monkeypatch):
+    """What is written through a map would end the process with SIGBUS."""
+    real = os.posix_fallocate
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arguments = small_reader(), small_images(), Views(28), [0], tmp_path
+    monkeypatch.setattr(os, 'posix_fallocate', full)
+    with pytest.raises(ValueError, match=r'No space left on device\. .* the same command again'):
+        stored(*arguments)
+    monkeypatch.setattr(os, 'posix_fallocate', real)
+    store = stored(*arguments)
+    assert all(f.stat().st_blocks * 512 >= f.stat().st_size for f in store.folder.glob('*.npy'))
+
+
+def test_a_second_process_waits_for_the_first(tmp_path, capsys):
+    arguments = small_reader(), small_images(), Views(28), [0], tmp_path
+    folder = stored(*arguments).folder
+    code = (
+        'import fcntl, time\n'
+        f'lock = open({str(folder / ".lock")!r}, "w")\n'
+        'fcntl.flock(lock, fcntl.LOCK_EX)\nprint("held", flush=True)\ntime.sleep(1)'
+    )
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        stored(*arguments)
+        assert other.wait() == 0
+    assert 'waiting for it' in capsys.readouterr().err
 
 
 def test_tokens_are_read_through_the_encoder(tmp_path):

@@ -1,6 +1,7 @@
 """``tools/probe.py retrieve``: what it predicts, what it leaves, how it goes on."""
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -11,8 +12,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from mmdet_seg.command_line import INTERRUPTED
-from mmdet_seg.probes import retrieve_command
+from mmdet_seg.command_line import INTERRUPTED, Failure
+from mmdet_seg.probes import retrieve_command, retrieve_run, retrieve_state
 from mmdet_seg.probes.frozen_encoder import open_encoder
 from mmdet_seg.probes.memory_index import TorchIndex
 from mmdet_seg.probes.patch_memory import PatchMemory
@@ -183,6 +184,53 @@ def test_an_interrupted_run_goes_on(whole, root, tmp_path, monkeypatch, capsys, 
     assert again.memory.view == job.memory.view > 0
     assert again.run() == 0
     assert Results.read(tmp_path / 'out').rows == Results.read(whole[0]).rows
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize('after', [6, 12])
+def test_a_killed_run_goes_on(whole, root, tmp_path, monkeypatch, after):
+    """While the memory is filled from 10 views four at a time, and while 3 images are scored."""
+    count = 0
+
+    def killed(method):
+        def call(*args):
+            nonlocal count
+            count += 1
+            if count == after:
+                raise Killed
+            return method(*args)
+
+        return call
+
+    monkeypatch.setattr(retrieve_run, '_SAVE_SECONDS', 0.0)
+    monkeypatch.setattr(retrieve_run, '_SAVE_SHARE', math.inf)
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchMemory, 'add', killed(PatchMemory.add))
+        patch.setattr(Retrieval, 'areas', killed(Retrieval.areas))
+        with pytest.raises(Killed):
+            run(root, tmp_path, *GRID)
+    parser = argparse.ArgumentParser()
+    retrieve_command.add_arguments(parser)
+    again = RetrieveRun(parser.parse_args(words(root, tmp_path, *GRID, '--resume', tmp_path)))
+    assert (again.memory.view, len(again.areas)) == {6: (4, 0), 12: (10, 1)}[after]
+    assert again.run() == 0
+    assert Results.read(tmp_path).rows == Results.read(whole[0]).rows
+
+
+def test_a_state_that_cannot_be_written_ends_in_one_line(root, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieve_state, 'save_file', full)
+        with pytest.raises(Failure, match=r'No space .* --resume'):
+            run(root, tmp_path, *GRID)
+    monkeypatch.setattr(retrieve_state, 'free_bytes', lambda _: 1 << 20)
+    with pytest.raises(ValueError, match=r'100 patches takes .* 1.0 MiB free: take a smaller'):
+        run(root, tmp_path, *GRID)
 
 
 def test_published_figures_are_of_the_same_memory():

@@ -12,7 +12,7 @@ import torch
 
 from mmdet_seg.command_line import INTERRUPTED, Failure
 from mmdet_seg.engine.evaluation import evaluate
-from mmdet_seg.probes import segment_run
+from mmdet_seg.probes import segment_finish
 from mmdet_seg.probes.protocols import get_protocol
 from mmdet_seg.probes.results import Results
 from mmdet_seg.probes.segment_data import data_config, pad_to_patch
@@ -37,7 +37,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(segment_run, 'write_report', lambda folder: folder / 'report.html')
+    monkeypatch.setattr(segment_finish, 'write_report', lambda folder: folder / 'report.html')
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,9 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from mmdet_seg.probes.feature_pictures import fit, heat, look, read_attention, write_pictures
+from mmdet_seg.probes.frozen_encoder import open_encoder
 from mmdet_seg.probes.patch_colours import patch_colours, principal_components
+from mmdet_seg.probes.quantized_encoder import quantize_encoder
 from tests.small_runs import tool
 from tests.test_probes.pixel_encoder import PixelEncoder
 
@@ -75,8 +77,6 @@ def test_cells_lie_where_the_image_has_them(prefix):
 
 def test_attention_of_internvit_is_what_its_blocks_compute():
     """The class token's output of a block, from the weights that are shown."""
-    from mmdet_seg.probes.frozen_encoder import open_encoder
-
     encoder = open_encoder('random:tiny', dtype='fp32')
     P = encoder.patch_size
     images = torch.randn(1, 3, 3 * P, 4 * P, generator=torch.Generator().manual_seed(0))
@@ -143,12 +143,43 @@ def test_the_command_line_takes_what_people_have(tmp_path):
     assert not list(again.glob('*attention*'))
 
 
+def test_a_quantised_encoder_is_shown_beside_the_encoder_as_it_is(tmp_path):
+    """The change that is printed is that of the two encoders' features of these images."""
+    pixels = np.random.default_rng(1).integers(0, 255, (2, 28, 42, 3), np.uint8)
+    for name, image in zip('ab', pixels, strict=True):
+        Image.fromarray(image).save(tmp_path / f'{name}.png')
+    out, words = tmp_path / 'out', ('--size', 28, '--layers', '1,3', '--device', 'cpu')
+    options = (*words, '--quantize', 'int8')
+    done = tool('probe', 'show', 'random:tiny', tmp_path, '--out', out, *options)
+    assert done.returncode == 0, done.stderr
+    encoders = [open_encoder('random:tiny') for _ in range(2)]
+    quantize_encoder(encoders[1], 'int8')
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoders[0].mean, encoders[0].std))
+    batch = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - mean) / std
+    before, after = (e.features(batch, [1, 3]) for e in encoders)
+    for layer in (1, 3):
+        a, b = (x[layer].patches.float() for x in (after, before))
+        rms = float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
+        printed = next(x for x in done.stdout.splitlines() if x.startswith(f'| {layer} |'))
+        assert float(printed.split('|')[2].strip(' %')) == pytest.approx(100 * rms, abs=0.02)
+    assert {p.name for p in out.glob('a*_pca.png')} == {
+        f'a{end}_layer{n}_pca.png' for end in ('', '_unquantized') for n in (1, 3)
+    }
+    words = (*words, '--quantize', 'int8', '--no-compare-quantized')
+    done = tool('probe', 'show', 'random:tiny', tmp_path / 'a.png', '--out', out / 'x', *words)
+    assert done.returncode == 0, done.stderr
+    assert 'is not measured' in done.stderr
+    assert not list((out / 'x').glob('*unquantized*'))
+
+
 @pytest.mark.parametrize(
     ('words', 'says'),
     [
         (['a.jpg'], 'Which encoder? Put it before the images or give --encoder'),
         (['random:tiny', 'lost.jpg'], 'lost.jpg: no such image'),
         (['random:tiny', 'a.jpg', '--layers', '99'], 'layer 99 is not one of the'),
+        (['random:tiny', 'a.jpg', '--layers', 'top'], '--layers top: give numbers'),
+        (['random:tiny', 'a.jpg', '--compare-quantized'], 'compares with --quantize'),
         (['random:tiny', 'a.jpg', '--size', '5'], '--size 5 is less than one patch'),
         (['random:tiny', 'bad.jpg'], 'None of 1 images could be read'),
     ],
