@@ -1,7 +1,6 @@
 """A run of ``tools/probe.py classify``: from the arguments to ``results.json`` and its page."""
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,13 @@ from mmdet_seg.probes.imagenet_sets import EvalSet, eval_sets, published_rows
 from mmdet_seg.probes.own_images import check_images, patch_pictures
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.results import Results
-from mmdet_seg.probes.run_facts import machine_facts, now, peak_memory, run_folder
+from mmdet_seg.probes.run_facts import (
+    command_words,
+    machine_facts,
+    now,
+    peak_memory,
+    run_folder,
+)
 
 _IMAGENET = 1000
 _PER_CLASS_ROWS = 16  # of more rows, only the best keeps its classes
@@ -182,7 +187,7 @@ def _results(task: Task, fitted: list[Fitted], seconds: float) -> Results:
         },
         notes=task.notes,
         machine=machine_facts(args.device),
-        command=sys.argv,
+        command=command_words(),
         date=now(),
         pictures=pictures,
         published=published_rows(names) if imagenet else [],

@@ -186,9 +186,13 @@ def _classes(results: Results) -> str:
             both = ours is not None and theirs is not None
             cells += [number(theirs), f'{ours - theirs:+.2f}' if both else '']
         lines.append(('', cells))
+    text = f'{escape(best["name"])}. &ndash;: neither in the images nor predicted.'
+    if not others:
+        text += ' No published per-class rows are known for this data.'
+        if results.published:
+            text += " Others' figures over all classes are above."
     return (
-        f'<section><h2>Classes</h2><p class="soft">{escape(best["name"])}. &ndash;: neither in the '
-        f'images nor predicted.</p>{table(heads, lines, "per")}</section>'
+        f'<section><h2>Classes</h2><p class="soft">{text}</p>{table(heads, lines, "per")}</section>'
     )
 
 

@@ -1,6 +1,5 @@
 """What a run of ``retrieve`` writes and says when it is done."""
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from mmdet_seg.probes.own_images import patch_pictures
 from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.results import Results
 from mmdet_seg.probes.retrieval import Retrieval
-from mmdet_seg.probes.run_facts import machine_facts, now, peak_memory
+from mmdet_seg.probes.run_facts import command_words, machine_facts, now, peak_memory
 from mmdet_seg.probes.segment_evaluate import ProbeScore
 from mmdet_seg.probes.segment_pictures import write_pictures
 
@@ -71,7 +70,7 @@ def finish(run: 'RetrieveRun', retrieval: Retrieval, scores: list[ProbeScore]) -
         cost=_cost(run),
         notes=[*_notes(run), *run.notes],
         machine=machine_facts(run.encoder.device),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=command_words(),
         date=now(),
         pictures=_pictures(run, retrieval, best, scores[best]),
         published=published_rows(run.data.name, run.memory.size),

@@ -1,6 +1,7 @@
 """What a run says of itself: its folder, machine and memory."""
 
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ def run_folder(job: str, out: str | Path | None = None) -> Path:
     folder = new_work_dir(f'probe_{job}', str(out) if out else None)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def command_words() -> list[str]:
+    """The command line, one word an entry, without the tool's folder."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def machine_facts(device: torch.device | str = 'cpu') -> dict[str, Any]:

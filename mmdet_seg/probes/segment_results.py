@@ -1,7 +1,6 @@
 """What a run of ``segment`` writes and says when it is done."""
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from mmdet_seg.probes.probe_bank import ProbeBank, ProbeSpec
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.results import Results, has_score
-from mmdet_seg.probes.run_facts import machine_facts, now, peak_memory
+from mmdet_seg.probes.run_facts import command_words, machine_facts, now, peak_memory
 from mmdet_seg.probes.segment_data import SegmentData
 from mmdet_seg.probes.segment_evaluate import ProbeScore
 from mmdet_seg.probes.segment_published import published_rows
@@ -75,7 +74,7 @@ def make_results(
         cost={**outcome.cost, 'peak_memory_bytes': peak_memory(device)},
         notes=outcome.notes,
         machine=machine_facts(device),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=command_words(),
         date=now(),
         pictures=outcome.pictures,
         published=published_rows(data.name),

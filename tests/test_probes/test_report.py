@@ -149,6 +149,13 @@ def test_what_a_run_may_lack(tmp_path):
     text = write_report(tmp_path).read_text()
     assert 'No row has a score' in text
     assert 'gone.png is missing or broken' in text
+    assert 'No published per-class rows' not in text  # nor any classes of ours
+    two = sample()
+    del two.published[1]['per_class']
+    two.write(tmp_path)
+    text = write_report(tmp_path).read_text()
+    assert 'No published per-class rows are known for this data. Others' in text
+    assert '(published)</th>' not in text
     two = sample()
     two.rows[0]['metric'] = 'k-NN top 1/5'
     two.write(tmp_path)
