@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.logging import MMLogger
 
 from mmdet_seg import command_line
 from mmdet_seg.probes.classify_data import ClassificationData, open_data
@@ -25,6 +24,7 @@ from mmdet_seg.probes.report import write_report
 from mmdet_seg.probes.results import Results
 from mmdet_seg.probes.run_facts import (
     command_words,
+    hush,
     machine_facts,
     now,
     peak_memory,
@@ -39,8 +39,7 @@ _SHOWN = 20
 def run(args: argparse.Namespace) -> int | None:
     """Do it; what is wrong with the arguments is said before anything takes long."""
     started = time.monotonic()
-    if not MMLogger.check_instance_created('probe'):
-        MMLogger.get_instance('probe', log_level='ERROR')
+    hush()
     _check_numbers(args)
     check_images(args.images)
     data = _open(args)

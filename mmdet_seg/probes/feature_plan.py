@@ -62,7 +62,8 @@ class StorePlan:
         """One line: how much, of what, what is there already."""
         there = f', {gib(self.present)} of it there already' if self.present else ''
         return (
-            f'Features of {self.index["num_views"]} views, {len(self.layers)} layers as '
+            f'Features of {self.index["num_views"]} views, {len(self.layers)} '
+            f'layer{"s" * (len(self.layers) > 1)} as '
             f'{self.codec.dtype}: {gib(self.num_bytes)} in {self.folder}{there}; '
             f'{gib(self.free)} free.'
         )

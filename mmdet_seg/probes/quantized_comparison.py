@@ -64,7 +64,7 @@ def compared(
     results = Results.read(folder)
     print(merge(results, Results.read(plain)))
     results.write(folder)
-    write_report(folder)
+    print(f'Look at {write_report(folder)}.')
     return None
 
 
@@ -95,8 +95,8 @@ def merge(results: Results, plain: Results) -> str:
         return f'{how}: no probe has a score in both runs.'
     mean = sum(changes) / len(changes)
     say = (
-        f'{how} against the same probes on the encoder as it is: {len(changes)} scores change by '
-        f'{mean:+.2f} on average, {min(changes):+.2f} .. {max(changes):+.2f}.'
+        f'{how} against the same probes on the encoder as it is: scores change by '
+        f'{mean:+.2f} on average, {min(changes):+.2f} .. {max(changes):+.2f} ({len(changes)}).'
     )
     if say not in results.notes:
         results.notes.append(say)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
+from mmdet_seg.probes.disk import gib
 from mmdet_seg.probes.encoder_options import encoder_from
 from mmdet_seg.probes.loading import leave_signals, loaded
 from mmdet_seg.probes.memory_index import build_index, recall
@@ -36,9 +37,8 @@ from mmdet_seg.probes.retrieve_state import (
     load_tensors,
     save_tensors,
 )
-from mmdet_seg.probes.run_facts import run_folder
+from mmdet_seg.probes.run_facts import hush, run_folder
 from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
-from mmdet_seg.probes.segment_evaluate import hush
 from mmdet_seg.probes.segment_grid import parse_layers, parse_options
 from mmdet_seg.probes.segment_state import Interrupts, command_to_go_on
 
@@ -111,7 +111,7 @@ class RetrieveRun:
         views = self.memory.views_left()
         note(
             f'Memory of {self.memory.size:,} patches from {self.memory.num_views:,} views of '
-            f'{self.data.num_train:,} images, {self.memory.bytes_needed / 2**20:,.0f} MiB; layers '
+            f'{self.data.num_train:,} images, {gib(self.memory.bytes_needed)}; layer{"s" * (len(self.memory.layers) > 1)} '
             f'{", ".join(map(str, self.memory.layers))} of {self.encoder.name}; '
             f'{self.data.num_val:,} images to score.'
         )

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 
 from mmdet_seg import command_line
 from mmdet_seg.engine.process_memory import peak_bytes
 from mmdet_seg.engine.work_dir import new_work_dir
+
+
+def hush() -> None:
+    """Keep from the terminal what mmengine and mmseg log."""
+    if not MMLogger.check_instance_created('probe'):
+        MMLogger.get_instance('probe', log_level='ERROR')
 
 
 def run_folder(job: str, out: str | Path | None = None) -> Path:

@@ -22,7 +22,7 @@ def say_grid(run: 'SegmentRun') -> None:
     layers = ', '.join(str(layer) for layer in run.bank.layers)
     probes = f'{number} probes' if number > 1 else '1 probe'
     note(
-        f'{probes} on layers {layers} of {run.encoder.name}: {protocol.iters} steps of '
+        f'{probes} on layer{"s" * (len(run.bank.layers) > 1)} {layers} of {run.encoder.name}: {protocol.iters} steps of '
         f'{protocol.batch} crops of {protocol.crop} from {run.data.num_train} images, '
         f'{len(run.data.classes)} classes; {run.data.num_val} images to validate.'
     )

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
 from torch import Tensor
 
 from mmdet_seg.engine.per_class_iou import PerClassIoU
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.probe_bank import Probe, ProbeBank
 from mmdet_seg.probes.protocols import Protocol
+from mmdet_seg.probes.run_facts import hush
 from mmdet_seg.probes.segment_data import SegmentData, TestImage, pad_to_patch
 from mmdet_seg.probes.upsampled_loss import IGNORED
 from mmdet_seg.segmentors.labels import best_class
@@ -38,12 +38,6 @@ class ProbeScore:
     scores: dict[str, float]
     per_class: dict[str, float | None]
     per_image: list[float]
-
-
-def hush() -> None:
-    """Keep from the terminal what mmengine and mmseg log."""
-    if not MMLogger.check_instance_created('probe'):
-        MMLogger.get_instance('probe', log_level='ERROR')
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from mmdet_seg.probes.encoder_options import encoder_from
 from mmdet_seg.probes.own_images import check_images
 from mmdet_seg.probes.probe_bank import ProbeBank
 from mmdet_seg.probes.progress import Progress
-from mmdet_seg.probes.run_facts import run_folder
+from mmdet_seg.probes.run_facts import hush, run_folder
 from mmdet_seg.probes.run_options import check_workers
 from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
 from mmdet_seg.probes.segment_estimate import now_on, say_grid
-from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes, hush
+from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes
 from mmdet_seg.probes.segment_finish import finish
 from mmdet_seg.probes.segment_grid import (
     Grid,

@@ -18,6 +18,7 @@ from mmdet_seg.engine.images import find_images, output_names, read_image
 from mmdet_seg.probes.encoder_options import check_comparison, encoder_from
 from mmdet_seg.probes.feature_pictures import Shown, paint, read_features, write_pictures
 from mmdet_seg.probes.quantized_comparison import SUFFIX
+from mmdet_seg.probes.run_facts import hush
 from mmdet_seg.probes.segment_grid import parse_layers
 
 
@@ -34,6 +35,7 @@ def show(args: argparse.Namespace) -> int:
         ValueError: No image can be read, or a layer that there is not.
         FileNotFoundError: No such image or encoder.
     """
+    hush()
     check_comparison(args)
     paths = find_images(args.images)
     out = Path(args.out)
