@@ -108,11 +108,11 @@ class RetrieveRun:
 
     def run(self) -> int:
         """Fill the memory, score, write; the exit status."""
-        views = self.memory.views_left()
+        views, layers = self.memory.views_left(), self.memory.layers
         note(
             f'Memory of {self.memory.size:,} patches from {self.memory.num_views:,} views of '
-            f'{self.data.num_train:,} images, {gib(self.memory.bytes_needed)}; layer{"s" * (len(self.memory.layers) > 1)} '
-            f'{", ".join(map(str, self.memory.layers))} of {self.encoder.name}; '
+            f'{self.data.num_train:,} images, {gib(self.memory.bytes_needed)}; '
+            f'layer{"s" * (len(layers) > 1)} {", ".join(map(str, layers))} of {self.encoder.name}; '
             f'{self.data.num_val:,} images to score.'
         )
         check_room(self.folder, self.memory)

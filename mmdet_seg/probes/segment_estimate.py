@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def say_grid(run: 'SegmentRun') -> None:
     """The probes, the data, what a reader must know, and the time where the encoder runs."""
     protocol, number = run.protocol, len(run.grid.specs)
-    layers = ', '.join(str(layer) for layer in run.bank.layers)
+    layers = f'layer{"s" * (len(run.bank.layers) > 1)} {", ".join(map(str, run.bank.layers))}'
     probes = f'{number} probes' if number > 1 else '1 probe'
     note(
-        f'{probes} on layer{"s" * (len(run.bank.layers) > 1)} {layers} of {run.encoder.name}: {protocol.iters} steps of '
+        f'{probes} on {layers} of {run.encoder.name}: {protocol.iters} steps of '
         f'{protocol.batch} crops of {protocol.crop} from {run.data.num_train} images, '
         f'{len(run.data.classes)} classes; {run.data.num_val} images to validate.'
     )
