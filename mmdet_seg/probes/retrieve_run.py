@@ -38,7 +38,7 @@ from mmdet_seg.probes.retrieve_state import (
     save_tensors,
 )
 from mmdet_seg.probes.run_facts import hush, run_folder
-from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
+from mmdet_seg.probes.segment_data import SegmentData, check_crop, data_config, find_data
 from mmdet_seg.probes.segment_grid import parse_layers, parse_options
 from mmdet_seg.probes.segment_state import Interrupts, command_to_go_on
 
@@ -86,6 +86,7 @@ class RetrieveRun:
         self.rows = settings(layers, options.neighbours, options.temperatures)
         self.final_norm = choose_final_norm(args.final_norm, self.encoder)
         protocol = choose_protocol(args, options.short, self.encoder)
+        check_crop(protocol, self.encoder, self._at_once())
         cfg = data_config(
             args.data, protocol, self.encoder.patch_size, short=options.short, options=changed
         )
@@ -156,13 +157,15 @@ class RetrieveRun:
         return {layer: features.patches for layer, features in found.items()}
 
     def _views(self, views: list[int]) -> DataLoader:
-        batch = _IMAGES_AT_ONCE.get(self.encoder.device.type, _OTHER_AT_ONCE)
         return DataLoader(
             _Views(self.data, views),
-            batch_size=batch,
+            batch_size=self._at_once(),
             num_workers=self.args.workers,
             worker_init_fn=leave_signals,
         )
+
+    def _at_once(self) -> int:
+        return _IMAGES_AT_ONCE.get(self.encoder.device.type, _OTHER_AT_ONCE)
 
     def _retrieval(self) -> Retrieval:
         memory, device = self.memory, self.encoder.device

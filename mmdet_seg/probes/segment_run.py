@@ -17,7 +17,7 @@ from mmdet_seg.probes.probe_bank import ProbeBank
 from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.run_facts import hush, run_folder
 from mmdet_seg.probes.run_options import check_workers
-from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
+from mmdet_seg.probes.segment_data import SegmentData, check_crop, data_config, find_data
 from mmdet_seg.probes.segment_estimate import now_on, say_grid
 from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes
 from mmdet_seg.probes.segment_finish import finish
@@ -85,6 +85,7 @@ class SegmentRun:
             weight_decay=parse_numbers('--weight-decay', args.weight_decay, float),
             seeds=parse_numbers('--seeds', args.seeds, int),
         )
+        check_crop(protocol, self.encoder, protocol.batch)
         self.cfg = data_config(
             args.data,
             protocol,

@@ -29,9 +29,8 @@ def test_the_change_is_printed_and_kept(tmp_path, capsys):
     assert asked == ['int8', None]
     said = capsys.readouterr().out
     assert '| layer 2, lr 0.01 | 51.00 | 50.75 | -0.25 |' in said
-    assert (
-        'scores change by -0.25 on average, -0.25 .. -0.25 (5)' in said
-    )  # the sixth probe has failed
+    # The sixth probe has failed.
+    assert 'scores change by -0.25 on average, -0.25 .. -0.25 (5)' in said
     kept = Results.read(tmp_path / 'run')
     assert kept.rows[0]['score_unquantized'] - kept.rows[0]['score'] == pytest.approx(0.25)
     assert any('change by -0.25' in x for x in kept.notes)
