@@ -15,6 +15,9 @@ from pathlib import Path
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
+_WRONG_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
 class Failure(RuntimeError):
     """A run that circumstances ended, not a mistake in its command: one line, status 1."""
 
@@ -31,7 +34,8 @@ def run(main: Callable[[], int | None]) -> None:
     """Call a tool and leave with its status.
 
     A ValueError or FileNotFoundError is a user's mistake: its message is printed as one line and
-    the status is 2. ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
+    the status is 2, and so are the other errors of a path; what a disk refuses is 1.
+    ``MMDET_SEG_TRACEBACK=1`` shows where it came from. Ctrl-C leaves with 130.
     """
     program = Path(sys.argv[0]).name
     for module in ('mmseg', 'mmdet', 'mmcv', 'mmengine', 'torch', 'torchvision'):
@@ -55,13 +59,18 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
+    except OSError as error:
+        if os.environ.get('MMDET_SEG_TRACEBACK') == '1' or error.errno is None:
+            raise
+        _complain(f'{program}: {one_line(error)}')
+        status = USAGE if isinstance(error, _WRONG_PATH) else FAILED
     sys.stdout.flush()
     sys.exit(status or OK)
 
 
 def one_line(error: BaseException) -> str:
     """The message without line breaks and without what mmengine's registry puts in front."""
-    if isinstance(error, FileNotFoundError) and error.filename and error.strerror:
+    if isinstance(error, OSError) and error.filename and error.strerror:
         return f'{error.filename}: {error.strerror}.'
     text = ' '.join(str(error).split())
     while text.startswith('class `') and '.py: ' in text:

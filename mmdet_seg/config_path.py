@@ -15,6 +15,8 @@ def resolve_config(name: str) -> Path:
         FileNotFoundError: Nothing fits; names the nearest configs.
     """
     typed = Path(name)
+    if not typed.name:
+        raise FileNotFoundError(f'No config {name!r}; name one, such as upernet_internvit.')
     if typed.is_file():
         return typed
     inside = Path(*typed.parts[1:]) if typed.parts[:1] == ('configs',) else typed

@@ -4,6 +4,7 @@ Half of what a short command takes is the import of torch and OpenMMLab; a fork 
 is otherwise a process of its own. One JSON line per command comes in, its exit status goes out.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -17,6 +18,8 @@ def serve() -> None:
     import mmdet_seg.engine.plan_report
     import mmdet_seg.engine.training  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # a million objects of the libraries, which no collection has to look at again
     for line in sys.stdin:
         job = json.loads(line)
         pid = os.fork()

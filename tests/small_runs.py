@@ -47,6 +47,7 @@ def small_run(root: Path, max_iters: int, **more: object) -> dict[str, object]:
         'param_scheduler.1.end': max_iters,
         'default_hooks.checkpoint.interval': 2,
         'default_hooks.logger.interval': 1,
+        'custom_hooks.2.num_images': 1,
         **more,
     }
 

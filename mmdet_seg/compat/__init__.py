@@ -12,6 +12,7 @@ One file per reason; each names the release and says when it can be deleted:
 * :mod:`mmdet_seg.compat.mmcv_ext.attention`: mmcv's deformable attention without a compiler is slow
   and takes more memory than ours.
 * :mod:`mmdet_seg.compat.accuracy`: mmseg sorts the classes of every pixel to name the best one.
+* :mod:`mmdet_seg.compat.config_text`: mmengine lays out the text of a run's config four times.
 
 :func:`install` puts them in place. Nothing heavy is imported before what a stand-in is for is.
 """
@@ -46,6 +47,7 @@ _WITHOUT = WithoutLargePackages()
 _AFTER = [
     AfterImport(name, _patch_with(*patchers))
     for name, *patchers in (
+        ('mmengine.config.config', 'config_text'),
         ('mmengine.runner.checkpoint', 'torch_load', 'safetensors_load'),
         ('mmseg.models.decode_heads.decode_head', 'accuracy'),
         ('mmcv.ops.multi_scale_deform_attn', 'mmcv_ext.attention'),

@@ -36,6 +36,7 @@ from mmdet_seg.compat.torch_load import load_file
 TRAINING = 'training.pth'
 MAX_SHARD_BYTES = 5 * 10**9
 _CHUNK = 1 << 24
+_PART, _OLD = '.part', '.old'  # behind the hidden names of what is written and replaced
 
 
 class NotSaved(OSError):
@@ -84,7 +85,7 @@ class _Writer:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.part = target.with_name(f'.{target.name}.part')
+        self.part = target.with_name(f'.{target.name}{_PART}')
         self.files: dict[str, dict[str, Any]] = {}
         self.problem: str | None = None
         with self.trying():
@@ -103,7 +104,7 @@ class _Writer:
         files = dict(self.files)
         manifest = {'format': FORMAT, 'version': 1, **facts, 'files': files}
         self.put(MANIFEST, json.dumps(manifest, indent=1).encode() + b'\n')
-        old = self.target.with_name(f'.{self.target.name}.old')
+        old = self.target.with_name(f'.{self.target.name}{_OLD}')
         with self.trying():
             if self.problem:
                 raise OSError  # it stays the first one
@@ -116,6 +117,21 @@ class _Writer:
             shutil.rmtree(old, ignore_errors=True)
         if self.problem:
             shutil.rmtree(self.part, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed while they wrote left in a run's folder.
+
+    A checkpoint that was to be replaced and is not there any more comes back.
+    """
+    for part in folder.glob(f'.*{_PART}'):
+        shutil.rmtree(part, ignore_errors=True)
+    for old in folder.glob(f'.*{_OLD}'):
+        target = old.with_name(old.name[1 : -len(_OLD)])
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
 
 
 class _Trying:

@@ -17,7 +17,7 @@ def hide_frozen(model: nn.Module) -> None:
     What a frozen encoder read from a checkpoint (its ``load_report``) can be read from it again and
     is left out of ``state_dict``; the rest stays in it.
     """
-    recoverable = {id(p) for p in _loaded(model)}
+    recoverable = {id(p) for encoder in frozen_encoders(model) for p in encoder.parameters()}
     for module in model.modules():
         hidden = {}
         for name, parameter in list(module._parameters.items()):
@@ -56,8 +56,8 @@ def frozen_by_name(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield f'{prefix}.{name}' if prefix else name, module._buffers[name].numel()
 
 
-def _loaded(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters of encoders that read a checkpoint and are frozen, in part at least.
+def frozen_encoders(model: nn.Module) -> Iterator[nn.Module]:
+    """Encoders that read a checkpoint and are frozen, in part at least.
 
     An encoder that trains has parameters without gradient as well, behind its last tap. They stay
     in its checkpoint, which then does not depend on where the training started from.
@@ -66,4 +66,4 @@ def _loaded(model: nn.Module) -> Iterator[nn.Parameter]:
         if getattr(module, 'load_report', None) is None:
             continue
         if any(not p.requires_grad for p in module.blocks[0].parameters()):
-            yield from module.parameters()
+            yield module

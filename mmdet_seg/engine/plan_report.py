@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdet_seg.command_line import FAILED, OK
+from mmdet_seg.engine.config_numbers import check_numbers
 from mmdet_seg.engine.memory_plan import (
     CONTEXT,
     FRAGMENTATION,
@@ -71,6 +72,8 @@ def plan_training(
         )
     if json_file and not Path(json_file).absolute().parent.is_dir():
         raise FileNotFoundError(f'--json {json_file}: there is no such folder; make it first.')
+    if json_file and Path(json_file).is_dir():
+        raise ValueError(f'--json {json_file} is a folder; name a file.')
     logging.disable(logging.INFO)  # that a run would train so and so many parameters
     machine = Machine(gpus, int(gpu_memory * GIB), cpu_memory and int(cpu_memory * GIB))
     with Console(stderr=True).status('Going through a training step without memory'):
@@ -91,7 +94,9 @@ def plan_training(
 def _plans(
     config: str, machine: Machine, recipe: dict[str, Any]
 ) -> tuple[Planner, list[StrategyPlan], StrategyPlan | None]:
-    planner = Planner(load_recipe(config, **recipe))
+    cfg = load_recipe(config, **recipe)
+    check_numbers(cfg)
+    planner = Planner(cfg)
     plans = planner.all(strategies_for(machine.gpus), machine.gpus, machine.gpu_memory)
     return planner, plans, choose(planner, machine)
 

@@ -112,7 +112,7 @@ class ReportHook(Hook):
             'seed': runner.seed,
             'strategy': runner.cfg.get('strategy') or type(runner.strategy).__name__.lower(),
             'iterations': {'done': min(runner.iter, runner.max_iters), 'of': runner.max_iters},
-            'finished': runner.iter >= runner.max_iters,
+            'finished': runner.iter >= runner.max_iters and not runner.interrupted,
             'best': best,
             'validations': validations,
             'seconds': round(_info(hub, SECONDS, 0.0), 1),

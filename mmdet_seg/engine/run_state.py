@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.runner import EpochBasedTrainLoop
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
@@ -97,6 +98,26 @@ def _training(runner: Any, keys: list[str], facts: dict[str, Any]) -> dict[str, 
     }
 
 
+def check_position(runner: Any, folder: CheckpointFolder) -> None:
+    """See that a run can go on where a checkpoint ends.
+
+    Raises:
+        ValueError: It ends behind the last iteration, or between two updates.
+    """
+    done, last = folder.iteration, runner.max_iters
+    if done > last:
+        raise ValueError(
+            f'{folder.path} has done {done} iterations, more than train_cfg.max_iters={last}: '
+            'raise it, or resume from an earlier one.'
+        )
+    accumulate = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    if done % accumulate and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        raise ValueError(
+            f'{folder.path} was saved after {done} iterations, which is not a multiple of '
+            f'optim_wrapper.accumulative_counts={accumulate}: resume with that of the run.'
+        )
+
+
 def resume_states(runner: Any, folder: CheckpointFolder) -> dict[str, Any]:
     """Fill optimizer, schedulers and history of a runner whose weights are loaded.
 
@@ -120,6 +141,11 @@ def resume_states(runner: Any, folder: CheckpointFolder) -> dict[str, Any]:
             f'{folder.path}: no optimizer state of {missing[0]}: something else was trained; '
             "resume with the run's own config."
         )
+    if surplus := {key.rpartition('|')[0] for key in states} - set(strategy.trained):
+        raise ValueError(
+            f'{folder.path} trained {min(surplus)}, which this config does not: resume with the '
+            "run's own config, or start from its weights with --cfg-options load_from=..."
+        )
     strategy.load_groups(saved['groups'])
     strategy.load_states(lambda n, k: states[f'{n}|{k}'], saved['keys'], saved['scalars'])
     wrapper = runner.optim_wrapper
@@ -127,8 +153,13 @@ def resume_states(runner: Any, folder: CheckpointFolder) -> dict[str, Any]:
         wrapper.base_param_settings.update(saved['base'])
     if saved['loss_scaler'] is not None and hasattr(wrapper, 'loss_scaler'):
         wrapper.loss_scaler.load_state_dict(saved['loss_scaler'])
-    own = runner.param_schedulers or ()
-    for scheduler, state in zip(own, training['param_schedulers'], strict=False):
+    own, schedules = runner.param_schedulers or (), training['param_schedulers']
+    if len(own) != len(schedules):
+        raise ValueError(
+            f'{folder.path} has {len(schedules)} schedules (param_scheduler), this config '
+            f"{len(own)}: resume with the run's own config."
+        )
+    for scheduler, state in zip(own, schedules, strict=True):
         scheduler.load_state_dict(state)
     runner.message_hub.load_state_dict(training['message_hub'])
     return training['meta']
@@ -147,3 +178,15 @@ def encoder_identity(model: nn.Module) -> dict[str, Any] | None:
         'tensors': len(tensors),
         'sha256': fingerprint(sorted(tensors.items())),
     }
+
+
+def plain_meta(meta: Any) -> dict[str, Any] | None:
+    """Classes and palette as JSON has them."""
+    if not meta:
+        return None
+    facts = {}
+    if meta.get('classes') is not None:
+        facts['classes'] = [str(name) for name in meta['classes']]
+    if meta.get('palette') is not None:
+        facts['palette'] = [[int(x) for x in colour] for colour in meta['palette']]
+    return facts

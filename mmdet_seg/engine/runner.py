@@ -1,13 +1,14 @@
 """mmengine's Runner: quiet, with a strategy, and with checkpoints that are complete or absent."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import broadcast, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -23,9 +24,18 @@ from mmdet_seg.engine import parameter_table
 from mmdet_seg.engine.checkpoint import load_folder
 from mmdet_seg.engine.checkpoint_folder import CheckpointFolder, NotSaved, is_folder, open_folder
 from mmdet_seg.engine.checkpoint_hook import CheckpointHook
+from mmdet_seg.engine.compiled_blocks import compile_blocks
 from mmdet_seg.engine.ema import EmaHook, TrainedEma
 from mmdet_seg.engine.guard import Guard
-from mmdet_seg.engine.run_state import encoder_identity, resume_states, save_run
+from mmdet_seg.engine.interrupt_hook import InterruptHook, ValidationLeft
+from mmdet_seg.engine.run_state import (
+    check_position,
+    encoder_identity,
+    plain_meta,
+    resume_states,
+    save_run,
+)
+from mmdet_seg.engine.start_weights import resumed_folder, start_weights
 from mmdet_seg.engine.strategies import Strategy, build_strategy
 from mmdet_seg.engine.train_loop import TrainLoop
 from mmdet_seg.ops.sync_batch_norm import sync_on_cpu
@@ -39,11 +49,19 @@ def build_runner(cfg: Config) -> 'Runner':
     Raises:
         ValueError: A type that is not registered, or arguments that a class does not take.
     """
-    try:
+    with one_line_mistakes(cfg):
         return Runner.from_cfg(cfg)
+
+
+@contextmanager
+def one_line_mistakes(cfg: Config) -> Iterator[None]:
+    """Turn what registries and constructors say about a config into a :class:`ValueError`."""
+    try:
+        yield
     except (TypeError, KeyError) as error:
         text = str(error.args[0]) if error.args else ''
         if any(hint in text for hint in ('keyword argument', 'positional argument', 'registry')):
+            text = text.partition(' Please check whether')[0]
             raise ValueError(f'{cfg.filename}: {text}') from error
         raise
 
@@ -77,6 +95,7 @@ class Runner(_Runner):
         self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any
     ) -> MMLogger:
         log_file = log_file or str(Path(self.work_dir) / 'run.log')
+        logging.raiseExceptions = False  # a log on a full disk is not worth a traceback per line
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -136,16 +155,26 @@ class Runner(_Runner):
         Raises:
             Failure: The last checkpoint could not be written.
         """
+        with one_line_mistakes(self.cfg):
+            self._prepare()
+        model = self.train_loop.run()
+        self.call_hook('after_run')
+        if self.unsaved:
+            raise Failure(self.unsaved)
+        return model
+
+    def _prepare(self) -> None:
+        """Build what training needs, in the state that it starts or goes on from."""
         self.strategy = build_strategy(self.cfg)
         self.guard = Guard(self.cfg.get('nonfinite_limit', 3))
         self._train_loop = self.build_train_loop(self._train_loop)
-        folder = self._start_weights()
+        folder = resumed_folder(self._load_from) if self._resume else None
+        if folder is not None:
+            check_position(self, folder)
+        start_weights(self, folder, self._load_from)
         bare = self.model
         if options := self.cfg.get('compile_blocks'):
-            for block in bare.backbone.blocks:
-                # Not the block itself: what a strategy does before and after it stays outside.
-                settings = options if isinstance(options, dict) else {}
-                block.forward = torch.compile(block.forward, **settings)
+            compile_blocks(bare, options)
         self.model, self.optim_wrapper = self.strategy.prepare(self.model, self._build_optim)
         self.encoder_identity = encoder_identity(bare)
         self.guard.protect(self.optim_wrapper)
@@ -159,17 +188,12 @@ class Runner(_Runner):
             self._val_loop = self.build_val_loop(self._val_loop)
         self.call_hook('before_run')
         if folder is not None:
-            self._resume_states(folder)
+            self._go_on_from(folder)
         self.optim_wrapper.initialize_count_status(
             self.model, self.train_loop.iter, self.train_loop.max_iters
         )
         self._maybe_compile('train_step')
         self._has_loaded = True
-        model = self.train_loop.run()
-        self.call_hook('after_run')
-        if self.unsaved:
-            raise Failure(self.unsaved)
-        return model
 
     def _build_optim(self, model: nn.Module) -> OptimWrapper:
         wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -177,32 +201,7 @@ class Runner(_Runner):
             parameter_table.show(model, wrapper.optimizer.param_groups)
         return wrapper
 
-    def _start_weights(self) -> CheckpointFolder | None:
-        """Initialise, load or resume the weights; the checkpoint that is resumed."""
-        folder = None
-        if self._resume:
-            if not self._load_from or not is_folder(self._load_from):
-                raise ValueError(
-                    f'--resume {self._load_from}: not a checkpoint folder of this version (it has '
-                    'no manifest.json); use its weights with --cfg-options load_from=... instead.'
-                )
-            folder = open_folder(self._load_from)
-        self._init_model_weights()
-        if folder is not None:
-            load_folder(self.model, folder, 'model')
-            self.resumed_from = folder.path
-        elif self._load_from is not None:
-            self.load_checkpoint(self._load_from)
-        return folder
-
-    def _init_model_weights(self) -> None:
-        """As mmengine's; frozen weights, which each process read itself, are not sent around."""
-        self.model.init_weights()
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            if tensor.requires_grad or not isinstance(tensor, nn.Parameter):
-                broadcast(tensor.data)
-
-    def _resume_states(self, folder: CheckpointFolder) -> None:
+    def _go_on_from(self, folder: CheckpointFolder) -> None:
         meta = resume_states(self, folder)
         if self.ema is not None and folder.has('ema'):
             self.ema.load(dict(folder.tensors('ema')))
@@ -212,7 +211,7 @@ class Runner(_Runner):
         else:
             loop._iter, loop._epoch = folder.iteration, meta['epoch']
         if meta['seed'] != self.seed:
-            self.logger.warning(f'The checkpoint was made with seed {meta["seed"]}.')
+            note(f'The checkpoint was made with seed {meta["seed"]}, this run has {self.seed}.')
 
     @property
     def at_update(self) -> bool:
@@ -227,11 +226,11 @@ class Runner(_Runner):
 
     def validate(self) -> None:
         """Run the validation loop, with the moving average where there is one."""
-        if self.ema is None:
-            self.val_loop.run()
-            return
-        with self.ema.applied():
-            self.val_loop.run()
+        try:
+            with self.ema.applied() if self.ema is not None else nullcontext():
+                self.val_loop.run()
+        except ValidationLeft:
+            next(h for h in self.hooks if isinstance(h, InterruptHook)).leave_validation(self)
 
     def val(self) -> dict:
         self.model.to(get_device())
@@ -277,7 +276,7 @@ class Runner(_Runner):
             'strategy': self.cfg.get('strategy') or type(self.strategy).__name__.lower(),
             'processes': self.world_size,
             'config': Path(self.cfg.filename).name if self.cfg.filename else None,
-            'dataset_meta': _plain_meta(getattr(dataset, 'metainfo', None)),
+            'dataset_meta': plain_meta(getattr(dataset, 'metainfo', None)),
             **more,
         }
         try:
@@ -310,15 +309,3 @@ class Runner(_Runner):
 def _name(kind: Any) -> str:
     """Of a class, which a config gives as it is, by its name, or by its full path."""
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-
-
-def _plain_meta(meta: Any) -> dict[str, Any] | None:
-    """Classes and palette as JSON has them."""
-    if not meta:
-        return None
-    facts = {}
-    if meta.get('classes') is not None:
-        facts['classes'] = [str(name) for name in meta['classes']]
-    if meta.get('palette') is not None:
-        facts['palette'] = [[int(x) for x in colour] for colour in meta['palette']]
-    return facts

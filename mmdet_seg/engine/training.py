@@ -1,5 +1,7 @@
 """The main job: train a config."""
 
+import errno
+import json
 import signal
 import sys
 from importlib.util import find_spec
@@ -14,18 +16,23 @@ from mmseg.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
+from mmdet_seg.backbones.run_folder import MANIFEST
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, Failure, note
 from mmdet_seg.datasets.subset import apply_subset
+from mmdet_seg.engine.config_numbers import check_numbers
 from mmdet_seg.engine.launch import agreed, num_processes, process_group
 from mmdet_seg.engine.preflight import check_data, check_weights
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
-from mmdet_seg.engine.runner import HISTORY, Runner, build_runner
+from mmdet_seg.engine.runner import HISTORY, Runner, build_runner, one_line_mistakes
 from mmdet_seg.engine.strategies import build_strategy
-from mmdet_seg.engine.work_dir import find_resume, new_work_dir
+from mmdet_seg.engine.work_dir import empty_work_dir, find_resume
 
 # What a collective says when another process went away.
 _LOST = ('closed by peer', 'reset by peer', 'gloo', 'NCCL', 'ProcessGroup', 'Broken pipe')
+
+# What is wrong with a disk and not with us: full, over quota, read-only, broken.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def train(
@@ -80,32 +87,36 @@ def train(
         cfg.strategy = strategy
     for wanted, backend in (
         (tensorboard, dict(type='TensorboardVisBackend')),
-        (wandb, dict(type='WandbVisBackend', init_kwargs=dict(project=wandb))),
+        (wandb is not None, dict(type='WandbVisBackend', init_kwargs=dict(project=wandb))),
     ):
         if wanted:
             cfg.visualizer.vis_backends = [*cfg.visualizer.vis_backends, backend]
-    if wandb and find_spec('wandb') is None:
+    if wandb is not None and find_spec('wandb') is None:
         raise ValueError('--wandb needs Weights & Biases: pip install wandb, then wandb login.')
+    if tensorboard and find_spec('tensorboard') is None:
+        raise ValueError("--tensorboard needs TensorBoard: pip install 'mmdet_seg[tensorboard]'")
+    check_numbers(cfg)
     chosen = build_strategy(cfg)  # a mistake is found before anything is prepared
     with process_group(chosen.needs_group):
         return _train(cfg, work_dir, resume)
 
 
 def _train(cfg: Config, work_dir: str | None, resume: str | None) -> int:
-    if num_processes() > 1:
-        cfg.launcher = 'pytorch'
+    # Also where the config of an earlier run says otherwise.
+    cfg.launcher = 'pytorch' if num_processes() > 1 else 'none'
     folder, checkpoint = agreed(lambda: _folder(cfg, work_dir, resume))
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
+        _keep_seed(cfg, checkpoint)
         note(f'Continuing from {checkpoint}.')
     cfg.work_dir = folder
     check_data(cfg)
     apply_subset(cfg, folder)
     check_weights(cfg)
     agreed(lambda: _make_data(cfg))
-    mmengine.mkdir_or_exist(cfg.work_dir)
     note(f'Writing to {cfg.work_dir}.')
     try:
+        mmengine.mkdir_or_exist(cfg.work_dir)
         runner = build_runner(cfg)
         runner.train()
     except RuntimeError as error:
@@ -115,15 +126,30 @@ def _train(cfg: Config, work_dir: str | None, resume: str | None) -> int:
                 f'intact: continue with --resume {folder}.'
             ) from error
         raise
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise Failure(
+            f'{error.filename or folder}: {error.strerror}. Earlier checkpoints are intact: make '
+            f'room, then continue with --resume {folder}.'
+        ) from error
     return finish(runner, cfg)
 
 
 def _folder(cfg: Config, work_dir: str | None, resume: str | None) -> tuple[str, str | None]:
     """Where to write, and what to continue from."""
     if resume is None:
-        return str(new_work_dir(config_stem(cfg), work_dir)), None
+        return str(empty_work_dir(config_stem(cfg), work_dir)), None
     folder, checkpoint = find_resume(config_stem(cfg), resume, work_dir)
     return str(folder), str(checkpoint)
+
+
+def _keep_seed(cfg: Config, checkpoint: str) -> None:
+    """Go on with the seed that a run drew, where its config leaves that to chance."""
+    manifest = Path(checkpoint) / MANIFEST
+    if (cfg.get('randomness') or {}).get('seed') is None and manifest.is_file():
+        seed = json.loads(manifest.read_text()).get('seed')
+        cfg.merge_from_dict({'randomness.seed': seed})
 
 
 def _make_data(cfg: Config) -> None:
@@ -132,7 +158,8 @@ def _make_data(cfg: Config) -> None:
     if num_processes() > 1:
         for split in ('train', 'val'):
             if loader := cfg.get(f'{split}_dataloader'):
-                DATASETS.build(loader.dataset)
+                with one_line_mistakes(cfg):
+                    DATASETS.build(loader.dataset)
 
 
 def finish(runner: Runner, cfg: Config) -> int:

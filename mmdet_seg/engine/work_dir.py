@@ -3,8 +3,9 @@
 from datetime import datetime
 from pathlib import Path
 
+from mmdet_seg.backbones.run_folder import MANIFEST
 from mmdet_seg.engine.checkpoint import newest_complete
-from mmdet_seg.engine.checkpoint_folder import is_folder
+from mmdet_seg.engine.checkpoint_folder import clear_leftovers, is_folder
 
 
 def new_work_dir(stem: str, work_dir: str | None = None) -> Path:
@@ -18,6 +19,24 @@ def new_work_dir(stem: str, work_dir: str | None = None) -> Path:
     return found
 
 
+def empty_work_dir(stem: str, work_dir: str | None = None) -> Path:
+    """:func:`new_work_dir` for a training: one that no earlier run keeps its checkpoints in.
+
+    Raises:
+        ValueError: It is a file, or holds checkpoints, which ``--resume`` could not tell from those
+            of the new run.
+    """
+    folder = new_work_dir(stem, work_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'--work-dir {folder} is a file; name a folder.')
+    if found := sorted(p.parent for p in folder.glob(f'*/{MANIFEST}')):
+        raise ValueError(
+            f'--work-dir {folder} holds checkpoints of an earlier run ({found[0].name}): continue '
+            'it with --resume, choose another folder, or remove it first.'
+        )
+    return folder
+
+
 def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Path, Path]:
     """Folder and checkpoint to continue: the newest complete one; others are named and skipped.
 
@@ -28,8 +47,14 @@ def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Pa
 
     Raises:
         FileNotFoundError: Nothing to continue.
+        ValueError: A file.
     """
-    if resume and (Path(resume).is_file() or is_folder(resume)):
+    if resume and Path(resume).is_file():
+        raise ValueError(
+            f'--resume {resume}: a file is no checkpoint of a run; use its weights with '
+            '--cfg-options load_from=... instead.'
+        )
+    if resume and is_folder(resume):
         return Path(work_dir) if work_dir else Path(resume).parent, Path(resume)
     if resume or work_dir:
         folders = [Path(resume or work_dir)]
@@ -42,6 +67,7 @@ def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Pa
         root = Path('work_dirs') / stem
         folders = sorted((p for p in root.glob('*') if p.is_dir()), reverse=True)
     for folder in folders:
+        clear_leftovers(folder)
         if checkpoint := newest_complete(folder):
             return folder, checkpoint
     where = folders[0] if resume or work_dir else Path('work_dirs') / stem

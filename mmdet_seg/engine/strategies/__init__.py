@@ -69,4 +69,6 @@ def _clip_norm(cfg: Config, name: str) -> float:
             f'--strategy {name} clips by the 2-norm only; set '
             'optim_wrapper.clip_grad=dict(max_norm=...) or choose ddp.'
         )
+    if 'max_norm' not in clip:
+        raise ValueError('optim_wrapper.clip_grad needs max_norm, as dict(max_norm=0.1).')
     return float(clip['max_norm'])
