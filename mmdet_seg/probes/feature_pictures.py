@@ -18,6 +18,7 @@ from mmdet_seg.engine.prediction_panels import Panel
 from mmdet_seg.probes.contact_sheet import contact_sheet
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.patch_colours import patch_colours
+from mmdet_seg.probes.pixel_memory import check_pixels
 
 _WIDEST = 4  # sides of an image that is encoded are at most this many times as long as each other
 _MOST_BYTES = 8 << 30  # of features held at once, and of one block's attention
@@ -51,13 +52,18 @@ def fit(image: np.ndarray, side: int, patch: int) -> np.ndarray:
 
     The aspect is kept as far as the patch allows; of very long images the long side is shortened.
     """
-    height, width = image.shape[:2]
-    scale = side / min(height, width)
-    cells = [max(1, round(scale * n / patch)) for n in (height, width)]
-    most = _WIDEST * max(1, round(side / patch))
-    size = [min(n, most) * patch for n in cells]
+    size = fitting_size(image, side, patch)
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(resized)
+
+
+def fitting_size(image: np.ndarray, side: int, patch: int) -> tuple[int, int]:
+    """(H, W) that :func:`fit` resizes to."""
+    height, width = image.shape[:2]
+    scale, most = side / min(height, width), _WIDEST * max(1, round(side / patch))
+    cells = (max(1, round(scale * n / patch)) for n in (height, width))
+    rows, columns = (min(n, most) * patch for n in cells)
+    return rows, columns
 
 
 def look(
@@ -118,6 +124,8 @@ def read_features(
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
     found, held = [], 0
     for name, original in images:
+        fits = fitting_size(original, side, encoder.patch_size)
+        check_pixels(f'--size {side}', fits, encoder)
         shown = Shown(name, fit(original, side, encoder.patch_size))
         pixels = torch.from_numpy(shown.image.copy()).permute(2, 0, 1)
         batch = ((pixels - mean) / std)[None].to(encoder.device, encoder.dtype)

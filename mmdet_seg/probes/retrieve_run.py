@@ -19,6 +19,7 @@ from mmdet_seg.probes.loading import leave_signals, loaded
 from mmdet_seg.probes.memory_index import build_index, recall
 from mmdet_seg.probes.own_images import check_images
 from mmdet_seg.probes.patch_memory import PatchMemory
+from mmdet_seg.probes.pixel_memory import check_pixels
 from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.retrieval import Retrieval, score_rows, settings
 from mmdet_seg.probes.retrieve_options import (
@@ -38,7 +39,7 @@ from mmdet_seg.probes.retrieve_state import (
     save_tensors,
 )
 from mmdet_seg.probes.run_facts import hush, run_folder
-from mmdet_seg.probes.segment_data import SegmentData, check_crop, data_config, find_data
+from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
 from mmdet_seg.probes.segment_grid import parse_layers, parse_options
 from mmdet_seg.probes.segment_state import Interrupts, command_to_go_on
 
@@ -86,7 +87,8 @@ class RetrieveRun:
         self.rows = settings(layers, options.neighbours, options.temperatures)
         self.final_norm = choose_final_norm(args.final_norm, self.encoder)
         protocol = choose_protocol(args, options.short, self.encoder)
-        check_crop(protocol, self.encoder, self._at_once())
+        crop = protocol.crop
+        check_pixels(f'--crop {crop}', (crop, crop), self.encoder, self._at_once())
         cfg = data_config(
             args.data, protocol, self.encoder.patch_size, short=options.short, options=changed
         )

@@ -21,17 +21,13 @@ from torch.utils.data import DataLoader
 from mmdet_seg.datasets.position_sampler import Draw, PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset, unreadable
 from mmdet_seg.engine.preflight import check_data
-from mmdet_seg.engine.process_memory import available_bytes
 from mmdet_seg.engine.recipe import load_recipe
-from mmdet_seg.probes.disk import gib
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
 from mmdet_seg.probes.loading import leave_signals, loaded
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.upsampled_loss import IGNORED
 from mmdet_seg.segmentors import SegDataPreProcessor
 
-_PIXEL_BYTES = 3 * 4 + 8  # three colours in float32 and a label
-_CHANNEL_BYTES = 8 * 2  # of a token on its way through a block, in 16 bits
 _RECIPE = 'linear_internvit'
 _OPTIONS = ('train_dataloader', 'val_dataloader')
 _FULL_ARCH = '6b-224px'  # of any encoder with published weights: the data's published crop
@@ -277,27 +273,6 @@ def pad_to_patch(images: Tensor, patch_size: int, padding: str) -> Tensor:
         return images
     top, left = (bottom // 2, right // 2) if padding == 'centre' else (0, 0)
     return F.pad(images, (left, right - left, top, bottom - top))
-
-
-def check_crop(protocol: Protocol, encoder: FrozenEncoder, batch: int) -> None:
-    """Refuse crops of which a batch does not fit into the machine's memory.
-
-    Args:
-        protocol: With the crop.
-        encoder: On its device.
-        batch: Crops at a time.
-
-    Raises:
-        ValueError: Pixels and the tokens of one block alone take more than is free.
-    """
-    cells = (protocol.crop / encoder.patch_size) ** 2
-    need = batch * (protocol.crop**2 * _PIXEL_BYTES + cells * encoder.embed_dim * _CHANNEL_BYTES)
-    free = available_bytes()
-    if free is not None and need > free:
-        raise ValueError(
-            f'--crop {protocol.crop}: {batch} crops take {gib(need)} or more, and {gib(free)} are '
-            'free; take smaller or fewer ones.'
-        )
 
 
 def _build(config: dict) -> Any:

@@ -13,11 +13,12 @@ from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
 from mmdet_seg.engine.work_dir import find_resume
 from mmdet_seg.probes.encoder_options import encoder_from
 from mmdet_seg.probes.own_images import check_images
+from mmdet_seg.probes.pixel_memory import check_pixels
 from mmdet_seg.probes.probe_bank import ProbeBank
 from mmdet_seg.probes.progress import Progress
 from mmdet_seg.probes.run_facts import hush, run_folder
 from mmdet_seg.probes.run_options import check_workers
-from mmdet_seg.probes.segment_data import SegmentData, check_crop, data_config, find_data
+from mmdet_seg.probes.segment_data import SegmentData, data_config, find_data
 from mmdet_seg.probes.segment_estimate import now_on, say_grid
 from mmdet_seg.probes.segment_evaluate import ProbeScore, evaluate_probes
 from mmdet_seg.probes.segment_finish import finish
@@ -85,7 +86,8 @@ class SegmentRun:
             weight_decay=parse_numbers('--weight-decay', args.weight_decay, float),
             seeds=parse_numbers('--seeds', args.seeds, int),
         )
-        check_crop(protocol, self.encoder, protocol.batch)
+        crop = protocol.crop
+        check_pixels(f'--crop {crop}', (crop, crop), self.encoder, protocol.batch)
         self.cfg = data_config(
             args.data,
             protocol,

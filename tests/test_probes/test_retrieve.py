@@ -23,6 +23,7 @@ from mmdet_seg.probes.retrieve_results import published_rows
 from mmdet_seg.probes.retrieve_run import RetrieveRun
 from mmdet_seg.probes.segment_data import TestImage as ScoredImage
 from tests.small_runs import tool
+from tests.test_probes.others_encoders import others_encoder
 from tests.test_probes.pixel_encoder import PixelEncoder
 from tests.test_probes.segment_runs import SCENES
 
@@ -186,6 +187,28 @@ def test_an_interrupted_run_goes_on(whole, root, tmp_path, monkeypatch, capsys, 
     assert Results.read(tmp_path / 'out').rows == Results.read(whole[0]).rows
 
 
+@pytest.mark.parametrize('kind', ['timm', 'dinov2', 'siglip', 'clip'])
+def test_others_encoders_are_probed(root, tmp_path, kind):
+    """Each with its own pixels, patch and last norm; what is kept are its features."""
+    source = others_encoder(kind, tmp_path / 'encoder')
+    more = ('--pictures', 0, '--layers', '-1', '--dtype', 'fp32')
+    parser = argparse.ArgumentParser()
+    retrieve_command.add_arguments(parser)
+    job = RetrieveRun(parser.parse_args([source, *words(root, tmp_path / 'out', *more)[1:]]))
+    assert job.run() == 0
+    encoder, last = open_encoder(source, dtype='fp32'), job.encoder.depth - 1
+    assert job.final_norm == encoder.has_final_norm
+    assert tuple(job.data._preprocess.mean.flatten()) == pytest.approx(encoder.mean)
+    results = Results.read(tmp_path / 'out')
+    assert results.encoder['name'] == source
+    assert 0 < results.best()['score'] < 100
+    image, label = job.data.view(0)
+    found = encoder.features(image[None], [last], final_norm=job.final_norm)
+    again = PatchMemory((last,), 100, 10, encoder.embed_dim, 16)
+    count = again.add(0, {last: found[last].patches[0]}, label)
+    torch.testing.assert_close(job.memory.features(last)[:count], again.features(last))
+
+
 class Killed(Exception):
     pass
 
@@ -248,7 +271,7 @@ def test_published_figures_are_of_the_same_memory():
         (['--temperature', 'hot'], '--temperature hot: give numbers'),
         (['--memory-size', '-5'], '--memory-size -5 is not above 0'),
         (['--views', '0'], '--views 0 is not above 0'),
-        (['--crop', '300000'], '--crop 300006: 4 crops take'),
+        (['--crop', '300000'], '--crop 300006: 4 images of 300006x300006 pixels take'),
         (['--cfg-options', 'nothing=1'], '--cfg-options nothing: only the data'),
         (['--final-norm'], '--final-norm: random:tiny has no final norm'),
         (['--images', 'lost.png'], 'lost.png: no such image'),

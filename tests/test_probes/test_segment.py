@@ -337,7 +337,7 @@ def test_a_grid_is_all_combinations(wide):
         (('--val-every', '0'), '--val-every 0 is not at least 1'),
         (('--data-seed', '-1'), '--data-seed -1 is below 0'),
         (('--workers', '-1'), '--workers -1 is below 0'),
-        (('--crop', '300000'), r'--crop 300006: 2 crops take .* GiB or more'),
+        (('--crop', '300000'), r'--crop 300006: 2 images of .* GiB or more'),
         (('--cfg-options', 'model.neck=1'), 'keys begin with train_dataloader or'),
         (('--data', 'ade21k'), 'Did you mean ade20k'),
         (('--device', 'gpu'), '--device gpu'),

@@ -11,6 +11,7 @@ from mmdet_seg.probes.frozen_encoder import open_encoder
 from mmdet_seg.probes.patch_colours import patch_colours, principal_components
 from mmdet_seg.probes.quantized_encoder import quantize_encoder
 from tests.small_runs import tool
+from tests.test_probes.others_encoders import others_encoder
 from tests.test_probes.pixel_encoder import PixelEncoder
 
 
@@ -180,6 +181,7 @@ def test_a_quantised_encoder_is_shown_beside_the_encoder_as_it_is(tmp_path):
         (['random:tiny', 'a.jpg', '--layers', '99'], 'layer 99 is not one of the'),
         (['random:tiny', 'a.jpg', '--layers', 'top'], '--layers top: give numbers'),
         (['random:tiny', 'a.jpg', '--compare-quantized'], 'compares with --quantize'),
+        (['random:tiny', 'a.jpg', '--size', '300000'], '--size 300000: an image of'),
         (['random:tiny', 'a.jpg', '--size', '5'], '--size 5 is less than one patch'),
         (['random:tiny', 'bad.jpg'], 'None of 1 images could be read'),
     ],
@@ -192,3 +194,23 @@ def test_mistakes_have_one_line(tmp_path, words, says):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('probe.py: ')
     assert says in last
+
+
+@pytest.mark.parametrize('kind', ['timm', 'dinov2', 'siglip', 'clip'])
+def test_others_encoders_are_shown(tmp_path, kind):
+    """Their own means, prefixes and patches: the pictures are those of their features."""
+    source = others_encoder(kind, tmp_path / 'encoder')
+    image = np.random.default_rng(2).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    words = ('--size', 32, '--layers', 'last:1', '--dtype', 'fp32', '--device', 'cpu')
+    done = tool('probe', 'show', source, tmp_path / 'a.png', '--out', tmp_path / 'out', *words)
+    assert done.returncode == 0, done.stderr
+    encoder = open_encoder(source, dtype='fp32')
+    last, P = encoder.depth - 1, encoder.patch_size
+    seen = np.asarray(Image.open(tmp_path / 'out' / 'a_image.png'))
+    pixels = (seen.astype(np.float32) - encoder.mean) / encoder.std
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    (grid,) = patch_colours([encoder.features(batch, [last])[last].patches[0]])
+    drawn = np.asarray(Image.open(tmp_path / 'out' / f'a_layer{last}_pca.png'))
+    np.testing.assert_allclose(drawn[P // 2 :: P, P // 2 :: P].astype(int), grid, atol=1)
+    assert Image.open(tmp_path / 'out' / f'a_layer{last}_heads.png').width > 100
