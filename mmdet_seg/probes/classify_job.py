@@ -62,22 +62,25 @@ def run(args: argparse.Namespace) -> int | None:
         task.notes.append(' '.join(encoder.quantization_report.text().split()))
     _say_enlarged(task)
     fitted: list[Fitted] = []
-    stopped = None
+    stopped = False
     try:
         for row in fit_rows(task):
             fitted.append(row)
-    except KeyboardInterrupt as error:
-        stopped = error
+    except KeyboardInterrupt:
+        stopped = True
         task.notes.append('The run was interrupted: rows are missing.')
     if not fitted:
-        raise stopped or ValueError('Nothing came out.')
+        if not stopped:
+            raise ValueError('Nothing came out.')
+        command_line.note(f'Features are kept in {args.store}: the same command goes on.')
+        raise KeyboardInterrupt
     results = _results(task, fitted, time.monotonic() - started)
     results.write(task.folder)
     page = write_report(task.folder)
     _print(results, page)
-    if stopped is not None:
+    if stopped:
         command_line.note(f'Features are kept in {args.store}: the same command goes on.')
-        raise stopped
+        raise KeyboardInterrupt
     return None
 
 

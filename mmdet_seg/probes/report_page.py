@@ -189,8 +189,6 @@ def _classes(results: Results) -> str:
     text = f'{escape(best["name"])}. &ndash;: neither in the images nor predicted.'
     if not others:
         text += ' No published per-class rows are known for this data.'
-        if results.published:
-            text += " Others' figures over all classes are above."
     return (
         f'<section><h2>Classes</h2><p class="soft">{text}</p>{table(heads, lines, "per")}</section>'
     )

@@ -154,7 +154,7 @@ def test_what_a_run_may_lack(tmp_path):
     del two.published[1]['per_class']
     two.write(tmp_path)
     text = write_report(tmp_path).read_text()
-    assert 'No published per-class rows are known for this data. Others' in text
+    assert 'No published per-class rows are known for this data.' in text
     assert '(published)</th>' not in text
     two = sample()
     two.rows[0]['metric'] = 'k-NN top 1/5'
