@@ -113,7 +113,8 @@ def infer(
             continue
         sample = segmenter.predict(image)
         if quantize:
-            sample, quantize = _quantized(segmenter, quantize, image, sample, path), None
+            sample = _quantized(segmenter, quantize, image, sample, path, least_score)
+            quantize = None
         files = files or files_for(
             sample, Path(out), segmenter.classes, segmenter.palette, least_score
         )
@@ -125,16 +126,42 @@ def infer(
     return 1 if broken else 0
 
 
-def _quantized(segmenter: Segmenter, how: str, image: np.ndarray, before: Any, path: Path) -> Any:
+def _quantized(
+    segmenter: Segmenter, how: str, image: np.ndarray, before: Any, path: Path, least_score: float
+) -> Any:
     """Quantise the encoder, say what that changes, and predict the first image again."""
     from mmdet_seg.engine.quantized_model import quantize_model
 
     command_line.note(quantize_model(segmenter.model, how).text())
     after = segmenter.predict(image)
-    if 'pred_sem_seg' in after:
-        changed = (after.pred_sem_seg.data != before.pred_sem_seg.data).float().mean().item()
-        command_line.note(f'{how}: {100 * changed:.2f} % of the pixels of {path} change class.')
+    command_line.note(f'{how}: {what_changes(before, after, least_score)} in {path}.')
     return after
+
+
+def what_changes(before: Any, after: Any, least_score: float) -> str:
+    """What differs between two predictions of one image, in words.
+
+    Args:
+        before: The model's data sample.
+        after: Another one.
+        least_score: Of instances that count.
+    """
+    if 'pred_instances' in after:
+        scores = [x.pred_instances.scores.float().cpu() for x in (after, before)]
+        new, old = (s.sort(descending=True).values for s in scores)
+        number = min(len(new), len(old))
+        change = (new[:number] - old[:number]).abs().max().item() if number else 0.0
+        counts = [int((s >= least_score).sum()) for s in scores]
+        return (
+            f'{counts[0]} objects instead of {counts[1]}, scores change by up to '
+            f'{100 * change:.2f} points'
+        )
+    panoptic = 'pred_panoptic_seg' in after
+    new, old = (
+        x.pred_panoptic_seg.sem_seg if panoptic else x.pred_sem_seg.data for x in (after, before)
+    )
+    share = 100 * (new != old).float().mean().item()
+    return f'{share:.2f} % of the pixels change {"segment" if panoptic else "class"}'
 
 
 def _progress(jobs: list) -> Iterator:

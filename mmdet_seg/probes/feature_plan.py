@@ -83,7 +83,8 @@ class StorePlan:
             half = self.num_bytes * DTYPES['int8'].itemsize / DTYPES[self.codec.dtype].itemsize
             ways.append(f'int8 (about {gib(half)})')
         raise ValueError(
-            f'Features of {self.index["num_views"]} views and {len(self.layers)} layers as '
+            f'Features of {self.index["num_views"]} views and {len(self.layers)} '
+            f'layer{"s" * (len(self.layers) > 1)} as '
             f'{self.codec.dtype} take {gib(self.missing)} more and {self.folder.parent} has '
             f'{gib(self.free)} free: {", ".join(ways)}, or a folder on another disk.'
         )

@@ -52,8 +52,9 @@ class PatchMemory:
         if free is not None and self.bytes_needed > free:
             raise ValueError(
                 f'--memory-size {size} takes {self.bytes_needed / 2**30:.1f} GiB for '
-                f'{len(layers)} layers of {embed_dim} channels, and {free / 2**30:.1f} GiB are '
-                f'free; take fewer layers or --memory-size {size * free // self.bytes_needed}.'
+                f'{len(layers)} layer{"s" * (len(layers) > 1)} of {embed_dim} channels, and '
+                f'{free / 2**30:.1f} GiB are free; take fewer layers or --memory-size '
+                f'{size * free // self.bytes_needed}.'
             )
 
     def quota(self, view: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from PIL import Image
 
 from mmdet_seg.backbones import InternViT
@@ -14,7 +15,7 @@ from mmdet_seg.backbones.layers import FusedLinear
 from mmdet_seg.backbones.quantization import check_device, quantize, tensor_bytes
 from mmdet_seg.datasets.scenes import make_scene
 from mmdet_seg.engine.evaluation import evaluate
-from mmdet_seg.engine.inference import dataset_meta, infer
+from mmdet_seg.engine.inference import dataset_meta, infer, what_changes
 from mmdet_seg.engine.quantized_model import quantize_model
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.probes.feature_build import build_store
@@ -103,6 +104,22 @@ def test_stored_features_of_both_do_not_mix(tmp_path):
     assert first.key != second.key
 
 
+def test_objects_say_what_changes():
+    """Scores are compared by rank; objects count from the least score on."""
+
+    def found(*scores):
+        return BaseDataElement(pred_instances=InstanceData(scores=torch.tensor(scores)))
+
+    said = what_changes(found(0.2, 0.9, 0.5), found(0.93, 0.25), 0.3)
+    assert said == '1 objects instead of 2, scores change by up to 25.00 points'
+    assert 'by up to 0.00 points' in what_changes(found(), found(), 0.3)
+    a, b = (
+        BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=torch.tensor([[[1, 2], [3, x]]])))
+        for x in (4, 1004)
+    )
+    assert what_changes(a, b, 0.3) == '25.00 % of the pixels change segment'
+
+
 def test_a_segmentor_says_what_changes(tmp_path, capsys):
     options = scene_options(tmp_path / 'scenes')
     cfg = load_recipe('linear_internvit', arch='small', options=options)
@@ -121,7 +138,7 @@ def test_a_segmentor_says_what_changes(tmp_path, capsys):
     assert found[None] == found['int8'] != []
     said = capsys.readouterr().err
     assert 'int8: 24 linear layers' in said
-    assert '% of the pixels of' in said
+    assert '% of the pixels change class in' in said
 
     frozen = {**options, 'model.backbone.frozen': True}
     checkpoint, work_dir = str(tmp_path / 'a.pth'), str(tmp_path / 'run')
