@@ -44,7 +44,10 @@ def main(path: Path) -> None:
         history = runner.message_hub.runtime_info.get(HISTORY, [])
         result = {
             'losses': losses.values,
-            'mIoU': [entry['mIoU'] for entry in history],
+            'mIoU': [entry['mIoU'] for entry in history if 'mIoU' in entry],
+            'validations': [
+                {k: v for k, v in entry.items() if isinstance(v, float)} for entry in history
+            ],
             'skipped': runner.guard.skipped,
         }
         if not dist.is_initialized() or dist.get_rank() == 0:

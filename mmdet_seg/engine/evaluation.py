@@ -67,8 +67,8 @@ def evaluate(
     if tta:
         _add_tta(cfg)
     with process_group():
-        if num_processes() > 1:
-            cfg.launcher = 'pytorch'
+        # Also where the config of a run of several processes says otherwise.
+        cfg.launcher = 'pytorch' if num_processes() > 1 else 'none'
         folder = agreed(lambda: new_work_dir(f'{config_stem(cfg)}_test', work_dir))
         cfg.work_dir = str(folder)
         kept = _keep_results(cfg, Path(out) if out else None)

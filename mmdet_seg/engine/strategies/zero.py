@@ -109,8 +109,26 @@ class Zero(Strategy):
             dist_init_required=False,
         )
         self._zero = self.engine.optimizer
+        if self.stage == 3 and hasattr(model, 'roi_head'):
+            self._keep_whole(model.roi_head)
         wrapper = ZeroOptimWrapper(self.engine, built)
         return ZeroModel(self.engine), wrapper
+
+    def _keep_whole(self, part: nn.Module) -> None:
+        """Take a part of the model out of the gathering of weights; gradients stay in shards.
+
+        Which layers of a second stage run depends on the boxes of a process. One that gathers other
+        weights than the rest, or in another order, waits for them for ever.
+        """
+        for module in part.modules():
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+        parameters = [p for p in part.parameters() if not p.ds_persist]
+        for parameter in parameters:
+            parameter.ds_persist = True
+        self._zero.persistent_parameters.extend(parameters)  # they are gathered after updates
+        parameters = [*part.parameters()]
+        parameters[0].all_gather(parameters)
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
