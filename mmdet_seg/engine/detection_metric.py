@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
+from mmdet_seg.datasets.coco_instances import Annotations
 from mmdet_seg.mmdet_door import COCO, CocoMetric
 
 # Name -> (overlap in percent, None for the mean of 50, 55 .. 95; COCO's class of area).
@@ -70,7 +71,7 @@ class PerClassAP(CocoMetric):
         """Gather predictions; the truth is read with the first ones."""
         if self._coco_api is None and (file := (self.dataset_meta or {}).get('ann_file')):
             with redirect_stdout(StringIO()):
-                self._coco_api = COCO(file)
+                self._coco_api = Annotations(file)
         super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:

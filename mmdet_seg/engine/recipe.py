@@ -92,6 +92,11 @@ def _apply_data(cfg: Config, name: str, arch: str | None) -> None:
     own = (cfg.get('data_variants') or {}).get(name)
     if own or name in names:
         overlay = Config.fromfile(str(DATA_ROOT / f'{own or name}.py'))
+    elif Path(name).is_dir() and cfg.get('default_scope') == 'mmdet':
+        from mmdet_seg.engine.coco_folder_data import adopt_folder, base_of  # needs mmdet, an extra
+
+        overlay = Config.fromfile(str(DATA_ROOT / f'{base_of(cfg, arch)}.py'))
+        overlay = adopt_folder(cfg, overlay, name)
     elif Path(name).is_dir():
         overlay = _folder_data(name, arch)
     else:
