@@ -60,18 +60,20 @@ def load_recipe(
         raise ValueError(
             f'{config_stem(cfg)} needs mmdet, which is not installed: pip install mmdet_seg[det]'
         )
-    if data:
+    if data is not None:
         _apply_data(cfg, data, arch)
-    if arch:
+    if arch is not None:
         _apply_arch(cfg, arch, protocol)
     if protocol == 'authors':
         _apply_authors(cfg)
-    if weights:
+    if weights is not None:
+        if not weights:
+            raise ValueError('--weights names nothing; leave it out for the published ones.')
         encoder_config(cfg.model)['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
     cfg.published_miou = _published_miou(cfg, arch, data)
     if 'published_schedule' in cfg and 'warmup_iters' in cfg:  # the data come with a published one
         cfg.merge_from_dict(cfg.published_schedule)
-    if tune:
+    if tune is not None:
         apply_tune(cfg, tune)
         cfg.published_miou = None  # was published for the recipe as it is
     _set_lengths(cfg)
@@ -254,12 +256,12 @@ def _heads(cfg: Config) -> list:
 
 
 def _apply_options(cfg: Config, options: dict[str, Any]) -> None:
-    try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError, AssertionError, IndexError) as error:
-        raise ValueError(
-            f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())}: {error}'
-        ) from error
+    for key, value in options.items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, AssertionError, IndexError) as error:
+            reason = error.args[0] if error.args else type(error).__name__
+            raise ValueError(f'--cfg-options {key}={value}: {reason}') from error
 
 
 def _complete(cfg: Config) -> None:
