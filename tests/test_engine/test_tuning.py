@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from mmdet_seg.backbones import InternViT, merge_lora
@@ -53,6 +53,25 @@ def expected_in(encoder, tune) -> set[str]:
     first = {'full': 0, 'partial': 3, 'partial:2': 2}[tune]
     blocks = tuple(f'blocks.{i}.' for i in range(first, 4))
     return {n for n in names if tune == 'full' or n.startswith(blocks)}
+
+
+@pytest.mark.parametrize('leaf', ['mask_rcnn_internvit', 'mask_rcnn_adapter_internvit'])
+@pytest.mark.parametrize('tune', ['head', 'partial:2', 'lora:2'])
+def test_the_same_of_a_detector(leaf, tune):
+    cfg = load_recipe(leaf, arch='tiny', tune=tune)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    encoder = getattr(model.backbone, 'encoder', model.backbone)
+    assert trained_in(encoder) == expected_in(encoder, tune)
+    ours = {id(p) for p in encoder.parameters()}
+    assert all(p.requires_grad for p in model.parameters() if id(p) not in ours)
+
+
+def test_queries_need_blocks_that_train():
+    cfg = load_recipe('eomt_internvit', arch='tiny', tune='head')
+    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
+    with scope, pytest.raises(ValueError, match='--tune partial:2, full or lora'):
+        MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize('leaf', ['upernet_internvit', 'upernet_internvit_frozen'])
