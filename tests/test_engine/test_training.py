@@ -41,7 +41,7 @@ def losses(run_dir: Path) -> list[float]:
     return [x['loss'] for x in lines if 'loss' in x]
 
 
-def test_what_a_run_leaves_and_says(run):
+def test_what_a_run_leaves_and_says(run, folder):
     path, done = run
     summary = json.loads((path / 'summary.json').read_text())
     assert summary['finished']
@@ -68,11 +68,23 @@ def test_what_a_run_leaves_and_says(run):
     commands = [x.split() for x in done.stdout.splitlines() if x.strip().startswith('python ')]
     assert [Path(c[1]).name for c in commands] == ['test.py', 'infer.py']
     test = subprocess.run(
-        [sys.executable, *commands[0][1:], '--work-dir', str(path / 'test')],
+        [sys.executable, *commands[0][1:], '--work-dir', str(path / 'test'),
+         '--out', str(path / 'labels')],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert test.returncode == 0, test.stderr
     assert test.stdout.splitlines()[-1] == f'mIoU: {summary["best"]["mIoU"]:.2f}'
+    # The label PNGs count as the data set's own: the same accuracy from the files alone.
+    (masks,) = folder.glob('**/annotations/validation')
+    truths = sorted(masks.iterdir())
+    assert [f.name for f in sorted((path / 'labels').iterdir())] == [f.name for f in truths]
+    right = labelled = 0
+    for truth in truths:
+        label = np.asarray(Image.open(truth))
+        predicted = np.asarray(Image.open(path / 'labels' / truth.name))
+        right += ((predicted == label) & (label > 0)).sum()
+        labelled += (label > 0).sum()
+    assert f'aAcc: {100 * right / labelled:.2f}' in test.stdout
 
 
 def test_a_seed_repeats_a_run_exactly(run, folder):
