@@ -10,6 +10,7 @@ try:
     from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
     from mmdet.evaluation import CocoMetric
     from mmdet.models import CascadeRCNN, DetTTAModel, MaskRCNN
+    from mmdet.structures import DetDataSample
 except ModuleNotFoundError as error:
     if error.name != 'mmdet':
         raise
@@ -22,6 +23,7 @@ __all__ = [
     'CascadeRCNN',
     'CocoDataset',
     'CocoMetric',
+    'DetDataSample',
     'DetTTAModel',
     'LoadAnnotations',
     'LoadPanopticAnnotations',

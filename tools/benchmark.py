@@ -79,6 +79,13 @@ def parse_args() -> argparse.Namespace:
     heads.add_argument('--data', default='ade20k', metavar='NAME', help='for its classes')
     heads.add_argument('--size', type=at_least_one, default=448, metavar='PIXELS')
     heads.add_argument('--rounds', type=at_least_one, default=3, metavar='N')
+    detectors = jobs.add_parser(
+        'detectors', help="images per second of every detector beside mmdet's own with ResNet-50"
+    )
+    detectors.add_argument('--configs', nargs='+', metavar='NAME')
+    detectors.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
+    detectors.add_argument('--size', type=at_least_one, default=448, metavar='PIXELS')
+    detectors.add_argument('--rounds', type=at_least_one, default=3, metavar='N')
     train = jobs.add_parser('train', help="a training step per strategy beside mmengine's Runner")
     train.add_argument('--config', default='upernet_internvit', metavar='NAME')
     train.add_argument('--arch', default='small', metavar='NAME')
@@ -175,6 +182,14 @@ def main() -> int:
             command_line.note,
         )  # fmt: skip
         print(f'{command_line.machine()}\n\n{mask_benchmark.table(rows)}')
+    elif args.job == 'detectors':
+        from mmdet_seg.engine import detector_benchmark
+
+        rows = detector_benchmark.run(
+            args.configs or tuple(detector_benchmark.STOCK), args.arch, args.size, args.rounds,
+            command_line.note,
+        )  # fmt: skip
+        print(f'{command_line.machine()}\n\n{detector_benchmark.table(rows)}')
     elif args.job == 'probes':
         from mmdet_seg.probes import probe_benchmark
 

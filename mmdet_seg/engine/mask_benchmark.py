@@ -79,12 +79,12 @@ def run(
                 seconds[name].append(time.perf_counter() - start)
     rows = []
     for name, model in models.items():
-        total, encoder = _size(model), _size(_encoder(model))
+        total, encoder = count(model), count(encoder_of(model))
         pairs = zip(seconds[configs[0]], seconds[name], strict=True)
         rows.append(
             Row(
                 name,
-                _encoder(model).patch_size,
+                encoder_of(model).patch_size,
                 total - encoder,
                 total,
                 median(seconds[name]),
@@ -110,11 +110,13 @@ def segment(model: nn.Module, x: Tensor) -> Tensor:
     return model.encode_decode(x, [dict(img_shape=side, pad_shape=side, ori_shape=side)])
 
 
-def _encoder(model: nn.Module) -> nn.Module:
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The encoder, without an adapter around it."""
     return getattr(model.backbone, 'encoder', model.backbone)
 
 
-def _size(model: nn.Module) -> int:
+def count(model: nn.Module) -> int:
+    """Parameters of a model."""
     return sum(p.numel() for p in model.parameters())
 
 
