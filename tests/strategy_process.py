@@ -5,6 +5,7 @@ holds.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -19,11 +20,26 @@ from mmdet_seg.engine.strategies import build_strategy
 
 
 class Losses(Hook):
-    def __init__(self) -> None:
+    """Keeps the losses, and makes those of some iterations NaN in the last process."""
+
+    def __init__(self, bad: list[int]) -> None:
         self.values: list[float] = []
+        self.updates: list[int] = []  # iterations after which the first weight is another one
+        self.before: torch.Tensor | None = None
+        self.bad = bad
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        bad = batch_idx in self.bad and runner.rank == runner.world_size - 1
+        if self.bad:
+            head = runner.strategy.model.decode_head
+            head.loss_decode.loss_weight = math.nan if bad else 1.0
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.values.append(runner.guard.loss)
+        weight = runner.strategy.local(next(iter(runner.strategy.trained.values()))).clone()
+        if self.before is not None and not torch.equal(weight, self.before):
+            self.updates.append(batch_idx)
+        self.before = weight
 
 
 def main(path: Path) -> None:
@@ -38,12 +54,13 @@ def main(path: Path) -> None:
         world = dist.get_world_size() if dist.is_initialized() else 1
         cfg.launcher = 'pytorch' if world > 1 else 'none'
         runner = build_runner(cfg)
-        losses = Losses()
+        losses = Losses(job.get('bad', []))
         runner.register_hook(losses)
         runner.train()
         history = runner.message_hub.runtime_info.get(HISTORY, [])
         result = {
             'losses': losses.values,
+            'updates': losses.updates,
             'mIoU': [entry['mIoU'] for entry in history if 'mIoU' in entry],
             'validations': [
                 {k: v for k, v in entry.items() if isinstance(v, float)} for entry in history

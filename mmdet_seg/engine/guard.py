@@ -19,8 +19,10 @@ class Guard:
     """Stands between the loss and the optimizer.
 
     An update whose loss is NaN or infinite in any process is left out in all of them: one such
-    gradient would turn every weight into NaN, and the next checkpoint would hold it. A request to
-    stop, which a signal brings to each process at another moment, is agreed on along with it.
+    gradient would turn every weight into NaN, and the next checkpoint would hold it. Of an
+    accumulation, the whole sum is left out, so that the later ones begin and end where they would
+    have. A request to stop, which a signal brings to each process at another moment, is agreed on
+    along with it.
 
     Args:
         limit: Updates left out in a row before :meth:`check` gives up; 0 never does.
@@ -42,16 +44,32 @@ class Guard:
         self.loss = math.nan
         self.finite_here = True
         self.stop_requested = self.stop_agreed = 0
+        self._spoiled = False  # the sum of gradients that is being accumulated
 
-    def protect(self, optim_wrapper: Any) -> None:
-        """Put the guard before ``update_params``, whatever the wrapper's class."""
+    def protect(self, optim_wrapper: Any, accumulate: int = 1) -> None:
+        """Put the guard before ``update_params``, whatever the wrapper's class.
+
+        Args:
+            optim_wrapper: mmengine's, or one like it.
+            accumulate: Steps per update.
+        """
         update: Callable[..., None] = optim_wrapper.update_params
+        step: Callable[..., None] = optim_wrapper.step
 
         def update_params(loss: Tensor, **kwargs: Any) -> None:
             if self.agree(loss):
                 update(loss, **kwargs)
+            elif accumulate > 1:
+                # Counted as any other. DeepSpeed leaves out by itself what has a NaN in its norm.
+                self._spoiled = True
+                update(loss * math.nan, **kwargs)
 
-        optim_wrapper.update_params = update_params
+        def step_if_whole(**kwargs: Any) -> None:
+            if not self._spoiled:
+                step(**kwargs)
+            self._spoiled = False
+
+        optim_wrapper.update_params, optim_wrapper.step = update_params, step_if_whole
 
     def agree(self, loss: Tensor) -> bool:
         """Whether the loss is finite everywhere; counts those that are not."""

@@ -177,13 +177,13 @@ class Runner(_Runner):
             compile_blocks(bare, options)
         self.model, self.optim_wrapper = self.strategy.prepare(self.model, self._build_optim)
         self.encoder_identity = encoder_identity(bare)
-        self.guard.protect(self.optim_wrapper)
         if settings := self.cfg.get('ema'):
             self.ema = TrainedEma(self.strategy, **settings)
             self.register_hook(EmaHook())
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        self.guard.protect(self.optim_wrapper, self.cfg.optim_wrapper.get('accumulative_counts', 1))
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
         self.call_hook('before_run')

@@ -7,6 +7,7 @@ sees them, and checkpoints are written by name as for every other strategy.
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -310,7 +311,7 @@ class ZeroOptimWrapper(OptimWrapper):
         update = self.engine.is_gradient_accumulation_boundary()
         self.engine.step()
         norm = self.engine.get_global_grad_norm() if update else None
-        if norm is not None:
+        if norm is not None and math.isfinite(norm):
             hub = MessageHub.get_current_instance()
             hub.update_scalar('train/grad_norm', float(norm))
 
