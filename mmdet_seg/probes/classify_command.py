@@ -110,6 +110,7 @@ def _training(group: argparse._ArgumentGroup) -> None:
 def main(args: argparse.Namespace) -> int | None:
     """Run the job and print what came out."""
     from mmdet_seg.probes.classify_job import run
+    from mmdet_seg.probes.classify_loop import STATE
     from mmdet_seg.probes.quantized_comparison import compared
 
-    return compared('classify', run, args)
+    return compared('classify', run, args, kept=STATE)

@@ -150,7 +150,8 @@ def _trained_rows(task: Task) -> Iterator[Fitted]:
         }
         why = '' if failed is None else f'loss not finite at step {failed}'
         yield Fitted(probe.name, kept, outcomes.get(probe.name, {}), why)
-    (task.folder / STATE).unlink(missing_ok=True)
+    if go_on is None:
+        (task.folder / STATE).unlink(missing_ok=True)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

@@ -38,7 +38,8 @@ def train(
         folder: Of the run.
         key: Of everything that the outcome depends on.
         test: Score by name of the heads as they are; called about ten times.
-        go_on: What ``--out`` has to be to go on; None is ``folder``.
+        go_on: What ``--out`` has to be to go on; None is ``folder``. Where it is given, the state
+            of the end is kept too.
 
     Returns:
         Name to ``loss`` and ``score``, lists of [step, value].
@@ -80,6 +81,8 @@ def train(
         )
         raise
     progress.close()
+    if go_on is not None:  # one of several runs of a command: the next one may be interrupted
+        _save(bank, curves, file, key)
     return curves
 
 

@@ -22,6 +22,7 @@ def compared(
     job: Callable[[argparse.Namespace], int | None],
     args: argparse.Namespace,
     has_state: Callable[[Path], Any] | None = None,
+    kept: str | None = None,
 ) -> int | None:
     """Run a job; with ``--quantize`` a second time without, and print the change in every score.
 
@@ -34,6 +35,8 @@ def compared(
         args: Of the command line.
         has_state: Whether a folder holds what ``--resume`` goes on from; None where the job knows
             by itself.
+        kept: Name of a file that the job leaves in ``args.out`` so that a finished half is not
+            done again after an interrupted one; it goes when both are there.
 
     Returns:
         Exit status of the job.
@@ -65,6 +68,9 @@ def compared(
     print(merge(results, Results.read(plain)))
     results.write(folder)
     print(f'Look at {write_report(folder)}.')
+    if kept:
+        for out in (folder, plain):
+            (out / kept).unlink(missing_ok=True)
     return None
 
 

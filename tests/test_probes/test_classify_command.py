@@ -15,6 +15,7 @@ from PIL import Image
 from mmdet_seg.probes import classify_command
 from mmdet_seg.probes.classify_data import open_data
 from mmdet_seg.probes.classify_inputs import EachOnce, Reads
+from mmdet_seg.probes.classify_train import HeadBank
 from mmdet_seg.probes.classify_views import Views
 from mmdet_seg.probes.encoder_reader import Reader
 from mmdet_seg.probes.frozen_encoder import open_encoder
@@ -78,6 +79,33 @@ def test_the_published_probe_and_its_head_tested_again(folder, tmp_path, capsys)
     assert again.best()['layers'] == best['layers']
     for name, score in best['scores'].items():
         assert again.best()['scores'][name] == pytest.approx(score)
+
+
+def test_an_interrupted_comparison_does_not_train_its_finished_half_again(
+    folder, tmp_path, monkeypatch
+):
+    """Ctrl-C in the second of the two runs of ``--quantize``; then the same command."""
+    words = ('--data', folder, '--epochs', '2', '--batch', '8', '--lr', '0.1', '--quantize', 'int8')
+    step, banks = HeadBank.step, []
+
+    def counted(bank, *given):
+        banks.append(bank)
+        if stopped and len(banks) == 12 + 3:
+            raise KeyboardInterrupt
+        return step(bank, *given)
+
+    monkeypatch.setattr(HeadBank, 'step', counted)
+    stopped = True
+    with pytest.raises(KeyboardInterrupt):
+        classify(tmp_path / 'run', *words)
+    assert banks == [banks[0]] * 12 + [banks[-1]] * 3
+    assert banks[0] is not banks[-1]
+    stopped = False
+    banks.clear()
+    (row,) = classify(tmp_path / 'run', *words).rows
+    assert banks == [banks[0]] * 10
+    assert 'score_unquantized' in row
+    assert not list(tmp_path.rglob('training.pt'))
 
 
 def test_new_views_and_attention_pooling(folder, tmp_path):
