@@ -2,6 +2,7 @@
 
 import argparse
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from mmdet_seg import command_line
@@ -32,7 +33,9 @@ def _command(job: str) -> ModuleType:
 
 def main() -> int | None:
     args = parse_args()
-    with in_one_line('What was complete before stays as it is.'):
+    # A list is of files, and `table` names them itself.
+    out = args.out if isinstance(args.out, str) else f'work_dirs/probe_{args.job}'
+    with in_one_line('What was complete before stays as it is.', Path(out)):
         return _command(args.job).main(args)
 
 

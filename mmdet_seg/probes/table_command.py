@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mmdet_seg.probes.disk import in_one_line
+
 _SUFFIXES = ('.md', '.csv', '.png')
 
 
@@ -37,11 +39,12 @@ def main(args: argparse.Namespace) -> int | None:
     text = markdown(tables, every_row=args.all)
     print(text, end='')
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == '.png':
-            from mmdet_seg.probes.results_plot import draw
+        with in_one_line('Make room, or write elsewhere.', file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == '.png':
+                from mmdet_seg.probes.results_plot import draw
 
-            draw(tables, file)
-        else:
-            file.write_text(text if file.suffix == '.md' else as_csv(tables), encoding='utf-8')
+                draw(tables, file)
+            else:
+                file.write_text(text if file.suffix == '.md' else as_csv(tables), encoding='utf-8')
     return None

@@ -104,10 +104,13 @@ def test_the_plot_compares_depths(runs, tmp_path):
         (['lost'], 'lost: no such file; give the folder'),
         (['a', '--out', 'table.xls'], '--out table.xls: the name ends with .md, .csv, .png'),
         (['empty'], 'empty: no rows yet'),
+        (['RUN', '--out', 'full.csv'], 'full.csv: No space left on device. Make room, or write'),
     ],
 )
 def test_mistakes_have_one_line(runs, tmp_path, words, says):
     changed(sample(), rows=[], curves={}).write(tmp_path / 'empty')
+    (tmp_path / 'full.csv').symlink_to('/dev/full')
+    words = [runs[0] if word == 'RUN' else word for word in words]
     done = tool('probe', 'table', *words, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
