@@ -3,6 +3,7 @@
 Imports the standard library only, so that a tool can use it before it has parsed its arguments.
 """
 
+import argparse
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -20,6 +22,13 @@ _WRONG_PATH = (PermissionError, IsADirectoryError, NotADirectoryError, FileExist
 
 class Failure(RuntimeError):
     """A run that circumstances ended, not a mistake in its command: one line, status 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f'{self.prog}: {message}; see {self.prog} --help.\n')
 
 
 # Threads that wait for each other by spinning take the cores from the data loaders and from other

@@ -27,7 +27,15 @@ RANK = {
 }
 # Modules beside the packages that anyone may import; they themselves import nothing of ours but
 # the stand-ins.
-COMMON = {'registry', 'version', 'command_line', 'config_path', 'mmdet_door', 'compat'}
+COMMON = {
+    'registry',
+    'version',
+    'command_line',
+    'config_path',
+    'cfg_options',
+    'mmdet_door',
+    'compat',
+}
 # What mmdet_seg[...] installs, and the one place that may import it.
 OPTIONAL = {
     'flash_attn': 'mmdet_seg/ops/attention.py',

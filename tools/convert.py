@@ -38,7 +38,7 @@ MODELS = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog='convert.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('source', metavar='SOURCE', help='checkpoint to read')

@@ -10,13 +10,12 @@ the patch. Sliding windows are left to the caller. Class names and palette are i
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_seg import command_line
+from mmdet_seg.cfg_options import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', metavar='CONFIG', help='path or name; a run keeps its own copy')
@@ -30,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--arch', metavar='NAME', help='encoder, as in train.py')
     parser.add_argument('--data', metavar='NAME', help='data, as in train.py')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='as in train.py'
     )
     return parser.parse_args()
 

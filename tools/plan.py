@@ -2,13 +2,12 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_seg import command_line
+from mmdet_seg.cfg_options import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Say what a training takes of GPU and host memory under every strategy, which '
         'one to take, and the command for it. Nothing is allocated and no weight is read: 6B takes '
         'half a minute on a laptop. Exit status 1: nothing fits.'
@@ -32,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--protocol', default='ours', choices=('ours', 'authors'))
     parser.add_argument('--json', metavar='FILE', help='write everything, in bytes, here too')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='config entries'
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='config entries'
     )
     return parser.parse_args()
 

@@ -2,13 +2,12 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_seg import command_line
+from mmdet_seg.cfg_options import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Evaluate a checkpoint on the test split of a config and print '
         'IoU or AP per class.'
     )
@@ -33,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         help='hold the encoder in 8 bits; what that changes is printed (it is evaluated twice)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in train.py'
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='as in train.py'
     )
     return parser.parse_args()
 

@@ -2,13 +2,12 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmdet_seg import command_line
+from mmdet_seg.cfg_options import CfgOptions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Train a config. As given, configs/upernet_internvit.py trains a small '
         'InternViT on built-in scenes in about five minutes on two cores.'
     )
@@ -54,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         metavar='KEY=VALUE',
         help='change config entries, as model.backbone.drop_path_rate=0.2',
     )

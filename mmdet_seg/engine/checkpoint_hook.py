@@ -26,6 +26,8 @@ class CheckpointHook(_CheckpointHook):
 
     def __init__(self, *args: Any, filename_tmpl: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, filename_tmpl=filename_tmpl or 'iter_{}', **kwargs)
+        if self.args:  # theirs hands them on, to nobody here
+            raise TypeError(f'CheckpointHook got an unexpected keyword argument {min(self.args)!r}')
         self.best: dict[str, tuple[float, Path]] = {}
         self.due = False
         self.saved_at = -1

@@ -18,7 +18,11 @@ _WHOLE = {
     'randomness.seed': 0,
 }
 _REAL = {'optim_wrapper.optimizer.lr': 0.0, 'optim_wrapper.clip_grad.max_norm': 0.0}
-_TABLES = {'ema': 'ema.decay=0.9998'}
+_CLIP = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'}
+_TABLES = {
+    'ema': 'ema.decay=0.9998',
+    'optim_wrapper.clip_grad': 'optim_wrapper.clip_grad.max_norm=0.1',
+}
 
 
 def check_numbers(cfg: Config) -> None:
@@ -35,10 +39,29 @@ def check_numbers(cfg: Config) -> None:
         value = _at(cfg, key)
         if value is not None and (not _is(value, int | float) or not value >= lowest):
             raise ValueError(f'{key}={value} is not a number of at least {lowest:g}.')
+    rate = _at(cfg, 'model.backbone.drop_path_rate')
+    if rate is not None and (not _is(rate, int | float) or not 0 <= rate < 1):
+        raise ValueError(f'model.backbone.drop_path_rate={rate} is not in [0, 1), as 0.2.')
+    clip = _at(cfg, 'optim_wrapper.clip_grad')
+    if isinstance(clip, dict) and (wrong := sorted(set(clip) - _CLIP)):
+        raise ValueError(
+            f'optim_wrapper.clip_grad.{wrong[0]}: there are {", ".join(sorted(_CLIP))}.'
+        )
     for key, example in _TABLES.items():
         value = _at(cfg, key)
         if value and not isinstance(value, dict):
             raise ValueError(f'{key}={value} says nothing about it; set it as {example}.')
+
+
+def check_crop(size: Any) -> None:
+    """See that a crop is height and width.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    sides = list(size) if isinstance(size, list | tuple) else []
+    if len(sides) != 2 or not all(_is(side, int) and side > 0 for side in sides):
+        raise ValueError(f'crop_size={size} is not two whole numbers of pixels, as (224,224).')
 
 
 def _is(value: Any, kind: Any) -> bool:

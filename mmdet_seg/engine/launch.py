@@ -37,7 +37,13 @@ def process_group(needed: bool = False) -> Iterator[None]:
         return
     backend = 'gloo'
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+        here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+        if here > gpus:
+            raise ValueError(
+                f'{here} processes on a machine with {gpus} GPUs: each needs its own; lower '
+                '--nproc_per_node, or set CUDA_VISIBLE_DEVICES= for the CPU.'
+            )
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % gpus)
         backend = 'cpu:gloo,cuda:nccl'
     if world == int(os.environ.get('LOCAL_WORLD_SIZE', 1)) and sys.platform == 'linux':
         # On one machine nobody has to resolve its name, which containers often cannot.

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdet_seg.command_line import FAILED, OK
+from mmdet_seg.engine.config_mistakes import one_line_mistakes
 from mmdet_seg.engine.config_numbers import check_numbers
 from mmdet_seg.engine.memory_plan import (
     CONTEXT,
@@ -96,9 +97,10 @@ def _plans(
 ) -> tuple[Planner, list[StrategyPlan], StrategyPlan | None]:
     cfg = load_recipe(config, **recipe)
     check_numbers(cfg)
-    planner = Planner(cfg)
-    plans = planner.all(strategies_for(machine.gpus), machine.gpus, machine.gpu_memory)
-    return planner, plans, choose(planner, machine)
+    with one_line_mistakes(cfg):
+        planner = Planner(cfg)
+        plans = planner.all(strategies_for(machine.gpus), machine.gpus, machine.gpu_memory)
+        return planner, plans, choose(planner, machine)
 
 
 def _other_way(

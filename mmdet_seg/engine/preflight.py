@@ -1,8 +1,10 @@
 """What a run needs, checked before anything large is built."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
 from mmdet_seg.backbones.checkpoint import open_checkpoint
 from mmdet_seg.backbones.variants import get_arch
@@ -43,6 +45,20 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                 )
 
 
+def check_start(cfg: Config) -> None:
+    """See that what a training starts from is there.
+
+    Raises:
+        FileNotFoundError: ``load_from`` is not.
+        ValueError: ``resume`` without a checkpoint.
+    """
+    source = cfg.get('load_from')
+    if cfg.get('resume') and not source:
+        raise ValueError('resume=True names no checkpoint; give --resume, which finds the newest.')
+    if source and '://' not in source and not Path(source).exists():
+        raise FileNotFoundError(f'load_from={source}: no such file or folder.')
+
+
 def check_weights(cfg: Config) -> None:
     """Find the encoder's checkpoint, fetch it if it is a hub id, and compare its shape.
 
@@ -64,3 +80,19 @@ def check_weights(cfg: Config) -> None:
             f'{source} holds an encoder with {key}={getattr(found, key)}, but the config builds '
             f'{key}={getattr(arch, key)}: choose the --arch that belongs to these weights.'
         )
+
+
+def check_classes(model: nn.Module, meta: dict[str, Any] | None) -> None:
+    """See that a segmentor's heads have room for every class of the data.
+
+    Raises:
+        ValueError: Fewer classes than the data.
+    """
+    classes = (meta or {}).get('classes') or ()
+    for name in ('decode_head', 'auxiliary_head'):
+        found = getattr(getattr(model, name, None), 'num_classes', None)
+        if isinstance(found, int) and found < len(classes):
+            raise ValueError(
+                f'model.{name}.num_classes={found}, and the data have {len(classes)} classes: '
+                'leave it to the config, or choose the --data that belong to it.'
+            )

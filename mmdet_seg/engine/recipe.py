@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmdet_seg.backbones.variants import even_taps, get_arch
 from mmdet_seg.config_path import CONFIG_ROOT, resolve_config
 from mmdet_seg.datasets.folder_index import read_index
+from mmdet_seg.engine.config_numbers import check_crop
+from mmdet_seg.engine.config_options import apply_options
 from mmdet_seg.engine.encoder_config import encoder_config
 from mmdet_seg.engine.tuning import apply_tune
 
@@ -52,7 +54,7 @@ def load_recipe(
     path = resolve_config(config)
     try:
         cfg = Config.fromfile(str(path))
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError, KeyError) as error:
+    except Exception as error:  # a config is a program
         raise ValueError(f'{path} is not a config that can be read: {error}') from error
     if 'model' not in cfg:
         raise ValueError(f'{path} has no `model`: it is a base for other configs, not a run.')
@@ -78,7 +80,7 @@ def load_recipe(
         cfg.published_miou = None  # was published for the recipe as it is
     _set_lengths(cfg)
     if options:
-        _apply_options(cfg, options)
+        apply_options(cfg, options)
     _complete(cfg)
     return cfg
 
@@ -255,18 +257,11 @@ def _heads(cfg: Config) -> list:
     return found
 
 
-def _apply_options(cfg: Config, options: dict[str, Any]) -> None:
-    for key, value in options.items():
-        try:
-            cfg.merge_from_dict({key: value})
-        except (KeyError, TypeError, AssertionError, IndexError) as error:
-            reason = error.args[0] if error.args else type(error).__name__
-            raise ValueError(f'--cfg-options {key}={value}: {reason}') from error
-
-
 def _complete(cfg: Config) -> None:
     """Fill in what follows from other parts: crop, classes, the windows of the test."""
     model = cfg.model
+    if 'crop_size' in cfg:
+        check_crop(cfg.crop_size)
     if 'crop_size' in cfg and 'data_preprocessor' in model:
         preprocessor = model.data_preprocessor
         if preprocessor.get('size', 0) is None:

@@ -1,8 +1,7 @@
 """mmengine's Runner: quiet, with a strategy, and with checkpoints that are complete or absent."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ from mmdet_seg.engine.checkpoint import load_folder
 from mmdet_seg.engine.checkpoint_folder import CheckpointFolder, NotSaved, is_folder, open_folder
 from mmdet_seg.engine.checkpoint_hook import CheckpointHook
 from mmdet_seg.engine.compiled_blocks import compile_blocks
+from mmdet_seg.engine.config_mistakes import one_line_mistakes
 from mmdet_seg.engine.ema import EmaHook, TrainedEma
 from mmdet_seg.engine.guard import Guard
 from mmdet_seg.engine.interrupt_hook import InterruptHook, ValidationLeft
+from mmdet_seg.engine.preflight import check_classes
 from mmdet_seg.engine.run_state import (
     check_position,
     encoder_identity,
@@ -51,19 +52,6 @@ def build_runner(cfg: Config) -> 'Runner':
     """
     with one_line_mistakes(cfg):
         return Runner.from_cfg(cfg)
-
-
-@contextmanager
-def one_line_mistakes(cfg: Config) -> Iterator[None]:
-    """Turn what registries and constructors say about a config into a :class:`ValueError`."""
-    try:
-        yield
-    except (TypeError, KeyError) as error:
-        text = str(error.args[0]) if error.args else ''
-        if any(hint in text for hint in ('keyword argument', 'positional argument', 'registry')):
-            text = text.partition(' Please check whether')[0]
-            raise ValueError(f'{cfg.filename}: {text}') from error
-        raise
 
 
 class Runner(_Runner):
@@ -168,6 +156,7 @@ class Runner(_Runner):
         self.strategy = build_strategy(self.cfg)
         self.guard = Guard(self.cfg.get('nonfinite_limit', 3))
         self._train_loop = self.build_train_loop(self._train_loop)
+        check_classes(self.model, getattr(self.train_dataloader.dataset, 'metainfo', None))
         folder = resumed_folder(self._load_from) if self._resume else None
         if folder is not None:
             check_position(self, folder)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import mmengine
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
@@ -19,14 +18,15 @@ from rich.table import Table
 from mmdet_seg.backbones.run_folder import MANIFEST
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, Failure, note
 from mmdet_seg.datasets.subset import apply_subset
+from mmdet_seg.engine.config_mistakes import one_line_mistakes
 from mmdet_seg.engine.config_numbers import check_numbers
 from mmdet_seg.engine.launch import agreed, num_processes, process_group
-from mmdet_seg.engine.preflight import check_data, check_weights
+from mmdet_seg.engine.preflight import check_data, check_start, check_weights
 from mmdet_seg.engine.recipe import config_stem, load_recipe
 from mmdet_seg.engine.report_hook import ReportHook
-from mmdet_seg.engine.runner import HISTORY, Runner, build_runner, one_line_mistakes
+from mmdet_seg.engine.runner import HISTORY, Runner, build_runner
 from mmdet_seg.engine.strategies import build_strategy
-from mmdet_seg.engine.work_dir import empty_work_dir, find_resume
+from mmdet_seg.engine.work_dir import empty_work_dir, find_resume, make_work_dir
 
 # What a collective says when another process went away.
 _LOST = ('closed by peer', 'reset by peer', 'gloo', 'NCCL', 'ProcessGroup', 'Broken pipe')
@@ -83,6 +83,12 @@ def train(
         weights=weights,
         tune=tune,
     )
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if not cfg.get(key):
+            raise ValueError(f'{cfg.filename} has no `{key}`: there is nothing to train.')
+    for flag, value in (('--work-dir', work_dir), ('--wandb', wandb)):
+        if value == '':
+            raise ValueError(f'{flag} names nothing; give a name, or leave it out.')
     if strategy:
         cfg.strategy = strategy
     for wanted, backend in (
@@ -113,10 +119,11 @@ def _train(cfg: Config, work_dir: str | None, resume: str | None) -> int:
     check_data(cfg)
     apply_subset(cfg, folder)
     check_weights(cfg)
+    check_start(cfg)
+    agreed(lambda: make_work_dir(folder))
     agreed(lambda: _make_data(cfg))
-    note(f'Writing to {cfg.work_dir}.')
+    note(f'Writing to {folder}.')
     try:
-        mmengine.mkdir_or_exist(cfg.work_dir)
         runner = build_runner(cfg)
         runner.train()
     except RuntimeError as error:
@@ -138,10 +145,12 @@ def _train(cfg: Config, work_dir: str | None, resume: str | None) -> int:
 
 def _folder(cfg: Config, work_dir: str | None, resume: str | None) -> tuple[str, str | None]:
     """Where to write, and what to continue from."""
+    checkpoint = None
     if resume is None:
-        return str(empty_work_dir(config_stem(cfg), work_dir)), None
-    folder, checkpoint = find_resume(config_stem(cfg), resume, work_dir)
-    return str(folder), str(checkpoint)
+        folder = empty_work_dir(config_stem(cfg), work_dir)
+    else:
+        folder, checkpoint = find_resume(config_stem(cfg), resume, work_dir)
+    return str(folder), checkpoint and str(checkpoint)
 
 
 def _keep_seed(cfg: Config, checkpoint: str) -> None:

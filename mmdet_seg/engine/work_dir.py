@@ -1,5 +1,6 @@
 """Where a run writes, and which run ``--resume`` means."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -35,6 +36,24 @@ def empty_work_dir(stem: str, work_dir: str | None = None) -> Path:
             'it with --resume, choose another folder, or remove it first.'
         )
     return folder
+
+
+def make_work_dir(folder: str) -> None:
+    """Make the folder of a run and see that files can be written to it.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    probe = Path(folder) / f'.{os.getpid()}'
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f'Nothing can be written to {folder} ({error.strerror}); choose another place with '
+            '--work-dir DIR.'
+        ) from error
 
 
 def find_resume(stem: str, resume: str, work_dir: str | None = None) -> tuple[Path, Path]:

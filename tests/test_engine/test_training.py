@@ -213,6 +213,47 @@ MISTAKES = {
         ('train', 'upernet_internvit', '--cfg-options', 'model.neck.type=Pyramid'),
         'Pyramid is not in the',
     ),
+    'no option': (('train', 'upernet_internvit', '--cfg-options', 'foo'), 'foo: not KEY=VALUE'),
+    'an option without a name': (
+        ('train', 'upernet_internvit', '--cfg-options', '=3'),
+        '=3: not KEY=VALUE',
+    ),
+    'an option that nothing reads': (
+        ('train', 'upernet_internvit', '--cfg-options', 'max_iters=3'),
+        'nothing reads max_iters; set train_cfg.max_iters.',
+    ),
+    'no config': (('train',), 'required: CONFIG; see train.py --help'),
+    'a strategy that there is not': (
+        ('train', 'upernet_internvit', '--strategy', 'zero9'),
+        "invalid choice: 'zero9'",
+    ),
+    'no name of a folder': (('train', 'upernet_internvit', '--work-dir', ''), 'names nothing'),
+    'no weights to start from': (
+        ('train', 'upernet_internvit', '--cfg-options', 'load_from=nowhere.pth'),
+        'load_from=nowhere.pth: no such file',
+    ),
+    'a plan of a model that cannot be built': (
+        (
+            'plan',
+            'upernet_internvit',
+            '--gpus',
+            '1',
+            '--gpu-memory',
+            '80',
+            '--cfg-options',
+            'model.neck.type=Pyramid',
+        ),
+        'Pyramid is not in the',
+    ),
+    'a plan in gigabytes': (
+        ('plan', 'upernet_internvit', '--gpus', '1', '--gpu-memory', '80GB'),
+        "invalid float value: '80GB'",
+    ),
+    'a layout that there is not': (('convert', 'a', 'b', '--to', 'onnx'), "choice: 'onnx'"),
+    'nothing to convert': (
+        ('convert', 'nowhere', 'x.safetensors', '--to', 'own'),
+        "No file or directory 'nowhere'",
+    ),
     'no checkpoint': (('test', 'upernet_internvit', 'nowhere.pth'), 'nowhere.pth: no such'),
     'no images': (
         ('infer', 'upernet_internvit', 'nowhere.pth', 'nothing/*.jpg', '--out', 'x'),
