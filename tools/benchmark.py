@@ -73,8 +73,10 @@ def parse_args() -> argparse.Namespace:
         'deform', help="deformable attention, forward and backward, beside mmcv's fallback"
     )
     deform.add_argument('--rounds', type=at_least_one, default=5, metavar='N')
-    heads = jobs.add_parser('heads', help='images per second of every head on the same encoder')
-    heads.add_argument('--configs', nargs='+', metavar='NAME', help='the first is the peer')
+    heads = jobs.add_parser(
+        'heads', help="images per second of every head on the same encoder, beside mmseg's own"
+    )
+    heads.add_argument('--configs', nargs='+', metavar='NAME')
     heads.add_argument('--arch', default='300m-448px-v2-5', metavar='NAME')
     heads.add_argument('--data', default='ade20k', metavar='NAME', help='for its classes')
     heads.add_argument('--size', type=at_least_one, default=448, metavar='PIXELS')

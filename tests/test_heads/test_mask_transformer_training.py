@@ -217,9 +217,14 @@ def test_a_resumed_run_anneals_as_one_that_was_not_stopped(tmp_path):
 def test_heads_beside_each_other():
     from mmdet_seg.engine import mask_benchmark
 
-    names = ('linear_internvit', 'eomt_internvit', 'eomt_internvit_frozen')
+    names = ('linear_internvit', 'upernet_internvit')
     rows = mask_benchmark.run(names, 'tiny', 'scenes', 56, 1, lambda _: None)
-    assert [row.config for row in rows] == list(names)
-    assert rows[0].ratio == 1
-    assert len({row.total - row.head for row in rows}) == 1  # one encoder
-    assert len(mask_benchmark.table(rows).splitlines()) == 2 + len(names)
+    peers = (mask_benchmark.LINEAR, mask_benchmark.UPERNET)
+    assert [row.config for row in rows] == [peers[0], names[0], peers[1], names[1]]
+    assert [row.peer for row in rows] == [None, peers[0], None, peers[1]]
+    assert [row.ratio for row in rows][::2] == [None, None]
+    assert all(row.ratio > 0 for row in rows[1::2])
+    # A 1x1 convolution; the published probe has a batch norm of the encoder's 32 channels too.
+    assert rows[0].head + 2 * 32 == rows[1].head
+    assert rows[1].total - rows[1].head == rows[3].total - rows[3].head  # one encoder
+    assert len(mask_benchmark.table(rows).splitlines()) == 2 + len(rows)
