@@ -6,6 +6,7 @@ holds.
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import distributed as dist
 
+from mmdet_seg.engine import checkpoint_folder
 from mmdet_seg.engine.launch import process_group
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.runner import HISTORY, build_runner
@@ -42,6 +44,26 @@ class Losses(Hook):
         self.before = weight
 
 
+class Terminate(Hook):
+    """A SIGTERM to the last process while it validates."""
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.rank == runner.world_size - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def fill_disk_at(checkpoint: str) -> None:
+    """Writing this checkpoint finds no room."""
+    original = checkpoint_folder._open.write
+
+    def write(self, data) -> None:
+        if self.file is not None and self.writer.target.name == checkpoint:
+            self.file = Path('/dev/full').open('wb', buffering=0)  # noqa: SIM115
+        original(self, data)
+
+    checkpoint_folder._open.write = write
+
+
 def main(path: Path) -> None:
     torch.set_num_threads(1)
     job = json.loads(path.read_text())
@@ -56,6 +78,10 @@ def main(path: Path) -> None:
         runner = build_runner(cfg)
         losses = Losses(job.get('bad', []))
         runner.register_hook(losses)
+        if job.get('terminate'):
+            runner.register_hook(Terminate())
+        if job.get('full'):
+            fill_disk_at(job['full'])
         runner.train()
         history = runner.message_hub.runtime_info.get(HISTORY, [])
         result = {
@@ -66,6 +92,7 @@ def main(path: Path) -> None:
                 {k: v for k, v in entry.items() if isinstance(v, float)} for entry in history
             ],
             'skipped': runner.guard.skipped,
+            'interrupted': int(runner.interrupted),
         }
         if not dist.is_initialized() or dist.get_rank() == 0:
             path.with_suffix('.result.json').write_text(json.dumps(result))

@@ -2,9 +2,11 @@
 
 import copy
 import math
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmdet_seg.engine.checkpoint_folder import open_folder
 from mmdet_seg.engine.recipe import load_recipe
@@ -111,13 +113,8 @@ def assert_same_checkpoints(ours: Path, theirs: Path) -> None:
                 assert off <= rel * value.abs().max(), (name, stem, key)
 
 
-@pytest.mark.parametrize(
-    ('before', 'strategy', 'processes'),
-    [
-        ('zero3', 'single', 1),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in CROSSINGS),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('before', 'strategy', 'processes'), CROSSINGS)
 def test_any_strategy_goes_on_from_any_other(before, strategy, processes, root, alone):
     if not (root / before / f'iter_{HALF}').exists():
         run(root, before, before, 2, bad=BAD)
@@ -126,6 +123,27 @@ def test_any_strategy_goes_on_from_any_other(before, strategy, processes, root, 
     assert found['losses'] == pytest.approx(alone['losses'][HALF:], rel=2e-6)
     assert found['mIoU'] == pytest.approx(alone['mIoU'], abs=0.02)
     assert_same_checkpoints(root / name, root / 'alone')
+
+
+@pytest.mark.parametrize('strategy', ['zero3', pytest.param('fsdp', marks=pytest.mark.slow)])
+def test_a_full_disk_and_a_signal_while_validating(strategy, root, alone):
+    """Shards are gathered for a file that cannot be written; one process of two is to stop."""
+    options = {'default_hooks.checkpoint.interval': 4, 'train_cfg.val_interval': 8}
+    more = {'full': 'iter_4', 'terminate': True, 'bad': BAD, 'options': options}
+    found = run(root, f'{strategy}_stopped', strategy, 2, **more)
+    assert found['interrupted'] == signal.SIGTERM
+    assert found['losses'] == pytest.approx(alone['losses'][:8], rel=2e-6, nan_ok=True)
+    assert found['validations'] == []
+    folder = root / f'{strategy}_stopped'
+    assert [p.name for p in folder.glob('*iter_*')] == ['iter_8']
+    assert not list(folder.glob('.*'))
+    # Not the moving average, which the validation had put in the weights' place.
+    saved = open_folder(folder / 'iter_8')
+    weights, average = (dict(saved.tensors(stem)) for stem in ('model', 'ema'))
+    assert any(not torch.equal(weights[name], average[name]) for name in average)
+    # The same run, from there, in one process.
+    rest = run(root, f'{strategy}_rest', 'single', 1, folder / 'iter_8', bad=BAD, options=options)
+    assert rest['losses'] == pytest.approx(alone['losses'][8:], rel=2e-6, nan_ok=True)
 
 
 @pytest.mark.slow
