@@ -1,11 +1,18 @@
 """Which run is meant by --resume, and that a new run overwrites none."""
 
 import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmdet_seg.engine.checkpoint_folder import write_folder
+from mmdet_seg.backbones.safetensors_stream import TensorEntry
+from mmdet_seg.engine.checkpoint_folder import open_folder, write_folder
 from mmdet_seg.engine.work_dir import find_resume, new_work_dir
 
 
@@ -65,3 +72,59 @@ def test_two_runs_in_one_second_differ(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         seen.add(folder)
     assert len(seen) == 3
+
+
+def save(folder: Path, iteration: int, name: str | None = None) -> None:
+    value = torch.full((1000,), float(iteration))
+    entry = TensorEntry('weight', (1000,), torch.float32, lambda: value)
+    tensors = {'model': [entry], 'optimizer': [entry]}
+    write_folder(
+        folder / (name or f'iter_{iteration}'), tensors, {'a': 1}, {'iteration': iteration}
+    )
+
+
+def calls(function: Callable[[], None], kill_at: int = 0) -> int:
+    """Calls of Python and C functions that a function makes; SIGKILL comes at one of them."""
+    count = 0
+
+    def watch(*_) -> None:
+        nonlocal count
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize('name', ['iter_6', 'iter_4'])  # a new one, and one that replaces another
+def test_kill_9_at_any_moment_of_a_save(name, tmp_path, capfd):
+    before, run = tmp_path / 'before', tmp_path / 'run'
+    save(before, 2)
+    save(before, 4)
+    shutil.copytree(before, run)
+    total = calls(lambda: save(run, 6, name))
+    moments = {*range(1, total, total // 12), *range(total - 60, total, 3)}  # renames come last
+    seen = set()
+    for moment in sorted(moments):
+        shutil.rmtree(run)
+        shutil.copytree(before, run)
+        pid = os.fork()
+        if not pid:
+            calls(lambda: save(run, 6, name), moment)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        found, checkpoint = find_resume('c', str(run))
+        assert 'Skipped' not in capfd.readouterr().err
+        assert found == run
+        assert not list(run.glob('.*'))
+        folder = open_folder(checkpoint)
+        assert folder.iteration in (4, 6)
+        assert (dict(folder.tensors('model'))['weight'] == folder.iteration).all()
+        assert open_folder(run / 'iter_2').iteration == 2
+        seen.add(folder.iteration)
+    assert seen == {4, 6}
