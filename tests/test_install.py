@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kept_files import kept_files
 from tests.small_runs import ROOT, run_options
 
 COMPILERS = ('cc', 'c++', 'gcc', 'g++', 'clang', 'clang++', 'nvcc', 'hipcc', 'ninja', 'cmake', 'ld')
@@ -36,11 +37,7 @@ def site(tmp_path_factory, no_compiler) -> Path:
     folder = tmp_path_factory.mktemp('wheel')
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '-q']
     source = folder / 'source'
-    tracked = subprocess.run(
-        ['git', 'ls-files', '-co', '--exclude-standard', 'mmdet_seg', 'tools', 'setup.py',
-         'pyproject.toml', 'README.md'],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    tracked = kept_files('mmdet_seg', 'tools', 'setup.py', 'pyproject.toml', 'README.md')
     for name in tracked:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
