@@ -6,7 +6,11 @@ allocation, on top of every tensor that was there before the step. Nothing of th
 
 import gc
 import json
+import os
+import socket
+import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +50,16 @@ def everything() -> dict[int, int]:
 def states_of(optimizer) -> dict[int, int]:
     values = (v for s in optimizer.state.values() for v in s.values())
     return storages(v for v in values if torch.is_tensor(v) and v.ndim)
+
+
+def sent() -> int:
+    """Bytes that this process has sent, as the kernel counts them for each of its connections."""
+    total = 0
+    for number in os.listdir('/proc/self/fd'):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(number))) as found:
+            info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            total += struct.unpack_from('Q', info, 200)[0]  # tcpi_bytes_sent, since Linux 4.19
+    return total
 
 
 def batch_of(cfg, batch: int) -> dict:
@@ -100,8 +114,10 @@ def measure(cfg) -> dict[str, int] | None:
         states = states_of(strategy._optimizer)
         still = everything()
         data = batch_of(cfg, cfg.train_dataloader.batch_size)
+        before = sent()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
             wrapped.train_step(data, optim)
+        after = sent()
         events = prof.profiler.kineto_results.events()
         events = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == '[memory]')
         swing = int(np.cumsum([size for _, size in events]).max())
@@ -112,6 +128,7 @@ def measure(cfg) -> dict[str, int] | None:
         images += sum(8 * x.gt_sem_seg.data.numel() for x in data['data_samples'])
         sizes = dict(weights=weights, states=states, still=still, **seen)
         result = {name: sum(found.values()) for name, found in sizes.items()}
+        result['sent'] = after - before
         result['peak'] = result['still'] + swing + images
         return result if not dist.is_initialized() or dist.get_rank() == 0 else None
 

@@ -196,7 +196,11 @@ def _advice(
     if chosen is None:
         least = min(plans, key=lambda p: p.total)
         return [f'Nothing fits, whatever the batch; {least.name} needs least.']
-    why = f'it sends {_gib(chosen.wire)} GiB per update, the least of those that fit'
+    why = f'of those that fit, none sends less than its {_gib(chosen.wire)} GiB per update'
+    if any(p.wire < chosen.wire and machine.holds(p) for p in plans):
+        why = (
+            f'it sends {_gib(chosen.wire)} GiB per update, about the least, and takes least memory'
+        )
     if machine.gpus == 1:
         why = 'nothing has to move' if not chosen.bus else 'the rest does not fit the GPU'
     lines = [f'Take {chosen.name}: {why}.']

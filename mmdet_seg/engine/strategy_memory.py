@@ -17,6 +17,8 @@ from mmdet_seg.engine.model_facts import ModelFacts
 _LIVE = _SUB_GROUP = 1_000_000_000
 # What our strategy sets (strategies/zero.py, which imports DeepSpeed and so is not imported).
 BUCKET = 200_000_000
+# gloo, on the CPU, makes a reduce-scatter of an all-reduce, which sends twice as much.
+_GLOO = 2
 
 
 def _nothing(arrived: Any) -> Any:
@@ -175,7 +177,10 @@ def _flat_update(f: ModelFacts, num: int, limit: float = float('inf')) -> float:
 def _zero3(f: ModelFacts, num: int, cuda: bool) -> Share:
     """Weights in parts too, small ones whole; up to 1e9 elements are kept gathered."""
     W, part = f.trained, f.trained / num
-    sent = (num - 1) / num * (W - f.small)
+    large, reduced = W - f.small, W * (1 if cuda else _GLOO)
+    # In the backward pass again, but for the end of the model: what is used again within 1e9
+    # elements is kept. Small ones come back whole after the update.
+    gathers = 2 * large - min(large, _LIVE / 2 * f.width)
     return Share(
         weights=part + f.small,
         states=f.states * part,
@@ -187,7 +192,7 @@ def _zero3(f: ModelFacts, num: int, cuda: bool) -> Share:
         gathered=min(_LIVE * f.width, W - f.small),
         update=_flat_update(f, num, _SUB_GROUP * f.width),
         start=part + f.small + f.largest,
-        wire=3 * f.accumulate * sent,
+        wire=(num - 1) / num * (f.accumulate * (reduced + gathers) + f.small),
     )
 
 
@@ -235,5 +240,5 @@ def _fsdp(f: ModelFacts, num: int, cuda: bool) -> Share:
         gathered=rest + (3 if cuda else 2) * f.block,
         update=f.aside(f.group / num),
         start=part + max(f.block, rest),
-        wire=sent * (f.accumulate * (rest + 2 * f.blocks) + W),
+        wire=sent * (f.accumulate * (rest + 2 * f.blocks) + W * (1 if cuda else _GLOO)),
     )
