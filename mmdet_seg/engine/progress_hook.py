@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmdet_seg.engine.process_memory import peak_bytes
 from mmdet_seg.registry import HOOKS
 
 
@@ -96,7 +97,7 @@ class ProgressHook(Hook):
 
 
 def _state(runner: Any, batch: Any) -> str:
-    """Loss, norm of the gradient, rate, images per second of all processes, share of waiting."""
+    """Loss, norm of the gradient, rate, images per second of all processes, waiting, memory."""
     text = [f'loss {runner.guard.loss:.3f}']
     scalars = runner.message_hub.log_scalars
     if 'train/grad_norm' in scalars:
@@ -107,8 +108,9 @@ def _state(runner: Any, batch: Any) -> str:
         step, wait = (scalars[f'train/{k}'].mean(10) for k in ('time', 'data_time'))
         images = len(batch['data_samples']) * runner.world_size
         text.append(f'{images / step:.1f} images/s, {100 * wait / step:.0f} % waiting')
-    if torch.cuda.is_available():
-        text.append(f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB')
+    cuda = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes()
+    text.append(f'{peak / 2**30:.1f} GiB')
     return '  '.join(text)
 
 

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from mmdet_seg.engine.checkpoint_folder import open_folder
 from mmdet_seg.engine.guard import NonFiniteLoss
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.engine.runner import build_runner
+from mmdet_seg.engine.training import train
 from mmdet_seg.registry import MODELS
 from tests.small_runs import ROOT, run_options, small_run
 
@@ -61,6 +64,82 @@ def test_an_update_that_is_not_finite_is_left_out(tmp_path):
     assert runner.guard.skipped == 2
     assert torch.equal(hook.kept[0], hook.kept[2])
     assert not torch.equal(hook.kept[2], hook.kept[3])
+
+
+def test_checkpoints_and_signals_wait_for_the_update(tmp_path):
+    """With two steps per update, half a sum of gradients would be lost."""
+
+    class Stop(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+            if batch_idx == 3:
+                signal.raise_signal(signal.SIGTERM)  # agreed on in iteration 5, the first of two
+
+    options = {'optim_wrapper.accumulative_counts': 2, 'default_hooks.checkpoint.interval': 3}
+    runner = run(config(tmp_path, iters=8, **options), Stop())
+    assert runner.interrupted == signal.SIGTERM
+    folder = tmp_path / 'run'
+    assert sorted(p.name for p in folder.glob('iter_*')) == ['iter_4', 'iter_6']
+    cfg = config(tmp_path, iters=8, **options)
+    cfg.resume, cfg.load_from = True, str(folder / 'iter_4')
+    assert run(cfg).iter == 8
+    # Two are kept: the one of iteration 4 goes with the one of iteration 8.
+    assert sorted(p.name for p in folder.glob('iter_*')) == ['iter_6', 'iter_8']
+
+
+def test_a_checkpoint_goes_when_the_next_but_one_is_complete(tmp_path, monkeypatch):
+    seen = []
+    original = checkpoint_folder._Writer.finish
+
+    def finish(self, facts) -> None:
+        before = {p.name for p in self.target.parent.glob('iter_*')}
+        original(self, facts)
+        after = {p.name for p in self.target.parent.glob('iter_*')}
+        seen.append((before, after))
+
+    monkeypatch.setattr(checkpoint_folder._Writer, 'finish', finish)
+    cfg = config(tmp_path, iters=6, **{'train_cfg.val_interval': 100})
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+    cfg.default_hooks.checkpoint.save_best = None
+    run(cfg)
+    assert seen == [
+        (set(), {'iter_2'}),
+        ({'iter_2'}, {'iter_2', 'iter_4'}),  # both, until it is complete
+        ({'iter_4'}, {'iter_4', 'iter_6'}),
+    ]
+    assert [p.name for p in (tmp_path / 'run').glob('iter_*')] == ['iter_6']
+
+
+def test_weights_and_biases_is_told(tmp_path, monkeypatch):
+    """Through mmengine's backend; the package itself is replaced by one that listens."""
+    told = []
+    settings = SimpleNamespace(update=lambda values, **_: told.append(('config', values)))
+    listener = ModuleType('wandb')
+    listener.__spec__ = ModuleSpec('wandb', None)
+    listener.init = lambda **kwargs: told.append(('init', kwargs))
+    listener.define_metric = lambda *args, **kwargs: None
+    listener.config = settings
+    listener.log = lambda values, **kwargs: told.append(('log', values))
+    listener.join = lambda: None
+    listener.run = SimpleNamespace(dir=str(tmp_path), log_code=lambda **kwargs: None)
+    monkeypatch.setitem(sys.modules, 'wandb', listener)
+    # Another name: mmengine takes up a visualizer of an earlier run in the same process.
+    options = small_run(tmp_path / 'scenes', 4, **{'visualizer.name': 'listener'})
+    status = train(
+        'upernet_internvit', arch='tiny', work_dir=str(tmp_path / 'run'), wandb='mine',
+        options=options,
+    )  # fmt: skip
+    assert status == 0
+    assert [x['project'] for kind, x in told if kind == 'init'] == ['mine']
+    logged = [x for kind, x in told if kind == 'log']
+    assert len([x for x in logged if 'loss' in x and 'lr' in x]) == 4
+    assert [x['mIoU'] for x in logged if 'mIoU' in x]
+
+
+def test_without_weights_and_biases(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    monkeypatch.setattr('mmdet_seg.engine.training.find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='--wandb needs Weights & Biases: pip install wandb'):
+        train('upernet_internvit', arch='tiny', wandb='mine')
 
 
 def test_three_in_a_row_stop_and_name_the_files(tmp_path):

@@ -1,6 +1,7 @@
 """The main job as a new user meets it, on a tiny scale: train, test, infer, interrupt, resume."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -62,7 +63,9 @@ def test_what_a_run_leaves_and_says(run, folder):
     assert f'mIoU: {summary["best"]["mIoU"]:.2f}' in done.stdout.splitlines()
     assert 'sky' in done.stdout
     assert f'train {ITERS}/{ITERS}' in done.stderr
-    assert 'left' in done.stderr
+    last = next(x for x in done.stderr.splitlines() if x.startswith(f'train {ITERS}/{ITERS}'))
+    words = r'loss \S+  grad \S+  lr \S+  \S+ images/s, \d+ % waiting  \S+ GiB  \S+ left'
+    assert re.search(words, last)
     assert 'Warning' not in done.stderr
     # What it says to do next works as printed.
     commands = [x.split() for x in done.stdout.splitlines() if x.strip().startswith('python ')]
