@@ -9,7 +9,7 @@ try:
     from mmdet.datasets.api_wrappers import COCO
     from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
     from mmdet.evaluation import CocoMetric
-    from mmdet.models import CascadeRCNN, DetTTAModel, MaskRCNN
+    from mmdet.models import DINO, CascadeRCNN, DetTTAModel, MaskRCNN
     from mmdet.structures import DetDataSample
 except ModuleNotFoundError as error:
     if error.name != 'mmdet':
@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     'COCO',
+    'DINO',
     'CascadeRCNN',
     'CocoDataset',
     'CocoMetric',

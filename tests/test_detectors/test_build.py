@@ -145,3 +145,21 @@ def test_without_mmdet_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(ValueError, match=r'needs mmdet.*pip install mmdet_seg\[det\]'):
         load_recipe('mask_rcnn_internvit')
     load_recipe('upernet_internvit')
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_dino_names_an_image_with_fewer_positions_than_queries(training):
+    from mmdet.testing import demo_mm_inputs
+
+    def results(num_queries):
+        cfg = load_recipe('dino_internvit', arch='tiny', options={'model.num_queries': num_queries})
+        init_default_scope('mmdet')
+        model = MODELS.build(cfg.model).train(training)
+        data = demo_mm_inputs(1, [[3, 64, 64]], num_items=[1], num_classes=5)
+        data = model.data_preprocessor(data, training)
+        return model(**data, mode='loss' if training else 'predict')
+
+    # 8 x 8, 4 x 4, 2 x 2 and 1 x 1
+    with pytest.raises(ValueError, match='=86: an image of 64 x 64 has 85 positions'):
+        results(86)
+    assert results(85)

@@ -6,11 +6,12 @@ encoder after ViTDet's recipe.
 Source: mmdet's ``dino-4scale_r50_8xb2-12e_coco``.
 """
 
-from mmdet.models import DINO, DetDataPreprocessor, DINOHead, FocalLoss, GIoULoss, L1Loss
+from mmdet.models import DetDataPreprocessor, DINOHead, FocalLoss, GIoULoss, L1Loss
 from mmdet.models.task_modules import BBoxL1Cost, FocalLossCost, HungarianAssigner, IoUCost
 
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.detectors import build_detector
+from mmdet_seg.detectors.dino import CheckedDINO
 from mmdet_seg.necks import SimplePyramid
 
 data_variants = dict(scenes='scenes_det', coco='_coco_dino')
@@ -20,7 +21,7 @@ ffn = dict(**width, feedforward_channels=512, ffn_drop=0.0)
 over_maps = dict(**width, num_levels=4, dropout=0.0)
 model = dict(
     type=build_detector,
-    detector=DINO,
+    detector=CheckedDINO,
     num_queries=100,
     with_box_refine=True,
     as_two_stage=True,
