@@ -4,9 +4,11 @@ import hashlib
 import io
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -27,6 +29,8 @@ from mmdet_seg.datasets.folder_pairs import Pairs, draw_splits, find_pairs
 _SHOWN = 8  # names of files that a line lists
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 _ORIENTATION = 0x0112
+_Given = TypeVar('_Given')
+_Found = TypeVar('_Found')
 
 
 @dataclass
@@ -62,7 +66,7 @@ class FolderReport:
         text = [
             f'{self.folder}: {sum(splits.values())} images with masks: train {splits["train"]}, '
             f'val {splits["val"]} ({drawn}).',
-            f'Sizes: {_sizes(self.sizes)}.',
+            f'Sizes: {list_sizes(self.sizes)}.',
             f'Masks hold {len(self.pixels)} {self.index.coding}:',
             f'  {"label":<12} {"class":<24} {"pixels":>8} {"masks":>6}',
         ]
@@ -79,7 +83,7 @@ class FolderReport:
             (self.pairs.no_image, 'masks without an image'),
         ):
             if files:
-                text.append(f'Left out, {len(files)} {what}: {_names(files)}')
+                text.append(f'Left out, {len(files)} {what}: {list_names(files)}')
         text += [f'Broken, left out: {x}' for x in (*self.pairs.clashes, *self.broken)]
         if self.replaced:
             text.append(f'{INDEX} of before (sha256 {self.replaced[:12]}) is replaced.')
@@ -119,7 +123,7 @@ def check_folder(folder: str | Path, seed: int = 0, val_share: float = 0.2) -> F
     pairs = find_pairs(folder)
     jobs = [pair for split in pairs.splits.values() for pair in split]
     scans, broken = {}, []
-    for pair, scan in _each(folder, jobs, None):
+    for pair, scan in each(lambda pair: _scan(folder, pair, None), jobs):
         if isinstance(scan, str):
             broken.append(scan)
         else:
@@ -129,7 +133,8 @@ def check_folder(folder: str | Path, seed: int = 0, val_share: float = 0.2) -> F
     coding = COLORS if any(s.coding == COLORS for s in scans.values()) else VALUES
     if coding == COLORS:  # grey and palette masks among them count by their look
         plain = [p for p, s in scans.items() if s.coding != COLORS]
-        scans |= {p: s for p, s in _each(folder, plain, COLORS) if isinstance(s, _Scan)}
+        again = each(lambda pair: _scan(folder, pair, COLORS), plain)
+        scans |= {p: s for p, s in again if isinstance(s, _Scan)}
     pixels, masks = Counter(), Counter()
     for scan in scans.values():
         pixels.update(scan.counts)
@@ -157,30 +162,42 @@ def check_folder(folder: str | Path, seed: int = 0, val_share: float = 0.2) -> F
     return FolderReport(folder, index, pairs, broken, sizes, pixels, masks, classes, replaced)
 
 
-def _each(folder: Path, jobs: list, coding: str | None) -> list[tuple]:
-    """(pair, scan or what is wrong) of every pair, with a progress bar."""
+def each(job: Callable[[_Given], _Found], jobs: Sequence[_Given]) -> list[tuple[_Given, _Found]]:
+    """What was given to ``job`` and what came of it, in threads, with a progress bar."""
     console = Console(stderr=True)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = pool.map(lambda pair: _scan(folder, pair, coding), jobs)
+        results = pool.map(job, jobs)
         shown = track(
             results, 'reading', total=len(jobs), console=console, disable=not console.is_terminal
         )
         return list(zip(jobs, shown, strict=True))
 
 
+def oriented_size(content: bytes, image: Path) -> tuple[int, int]:
+    """(width, height) of an image as it is looked at; all of it is decoded.
+
+    Raises:
+        ValueError: It cannot be.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+            turned = opened.getexif().get(_ORIENTATION) in _ROTATED
+            return opened.size[::-1] if turned else opened.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f'{image}: cannot be read as an image ({what_is_wrong(error)}).'
+        ) from error
+
+
 def _scan(folder: Path, pair: tuple[str, str], coding: str | None) -> _Scan | str:
     image, mask = (folder / name for name in pair)
     try:
         content = image.read_bytes()
-        with Image.open(io.BytesIO(content)) as opened:
-            opened.load()
-            size = opened.size
-            if opened.getexif().get(_ORIENTATION) in _ROTATED:
-                size = size[::-1]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return f'{image}: cannot be read as an image ({what_is_wrong(error)}).'
-    try:
+        size = oriented_size(content, image)
         keys, found = read_mask(mask, coding)
+    except OSError as error:
+        return f'{image}: cannot be read as an image ({what_is_wrong(error)}).'
     except ValueError as error:
         return str(error)
     if keys.shape[::-1] != size:
@@ -197,7 +214,8 @@ def _combined(scans: dict[tuple[str, str], _Scan]) -> str:
     return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
-def _sizes(sizes: Counter) -> str:
+def list_sizes(sizes: Counter) -> str:
+    """The commonest (width, height) and the range of the others."""
     shown = ', '.join(f'{w} x {h} ({n})' for (w, h), n in sizes.most_common(4))
     if len(sizes) <= 4:
         return shown
@@ -205,5 +223,6 @@ def _sizes(sizes: Counter) -> str:
     return f'{shown}, and {len(sizes) - 4} more; sides from {min(sides)} to {max(sides)}'
 
 
-def _names(files: list[str]) -> str:
+def list_names(files: list[str]) -> str:
+    """The first few names."""
     return ', '.join(files[:_SHOWN]) + (', ...' if len(files) > _SHOWN else '')

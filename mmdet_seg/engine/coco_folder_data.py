@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 from mmdet_seg.backbones.variants import get_arch
-from mmdet_seg.datasets.coco_folder import find_coco
+from mmdet_seg.datasets.coco_annotations import find_coco
 
 _TYPE = 'mmdet_seg.datasets.coco_folder.CocoFolder'
 # As the small recipe's crops of 256 pixels are made; any size may come.
@@ -22,7 +22,7 @@ def adopt_folder(cfg: Config, overlay: Config, folder: str) -> Config:
         The overlay.
 
     Raises:
-        FileNotFoundError: See :func:`mmdet_seg.datasets.coco_folder.find_coco`.
+        FileNotFoundError: See :func:`mmdet_seg.datasets.coco_annotations.find_coco`.
         ValueError: Likewise, or the model learns from masks that the annotations do not have.
     """
     found = find_coco(folder)

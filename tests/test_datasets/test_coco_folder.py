@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmdet_seg.datasets.coco_folder import CocoFolder, find_coco
+from mmdet_seg.datasets.coco_annotations import find_coco
+from mmdet_seg.datasets.coco_folder import CocoFolder
 from mmdet_seg.engine.recipe import load_recipe
 from tests.small_runs import tool
 
@@ -114,6 +115,56 @@ def test_the_command_trains_on_it_and_scores_in_its_numbers(folder, tmp_path):
     truth = COCO(folder / 'all.json')
     assert {r['category_id'] for r in results} <= {7, 40}
     assert len(truth.loadRes(results).getAnnIds()) == len(results) > 0
+
+
+def test_the_folder_is_looked_through(tmp_path):
+    """Counts equal those of mmdet's own loading; what it would leave out is named."""
+    given = content(0, 10)
+    given['annotations'][0]['bbox'] = [SIZE[1] + 5, 10, 20, 20]
+    given['annotations'][1]['iscrowd'] = 1
+    write(tmp_path, 'all.json', 'images', given)
+    (tmp_path / 'all.json').write_text(json.dumps(given))
+    done = tool('prepare', 'check', tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = {
+        s: CocoFolder(tmp_path, s, test_mode=True, pipeline=[]).load_data_list()
+        for s in ('train', 'val')
+    }
+    boxes = {
+        s: [i['bbox_label'] for e in entries for i in e['instances'] if not i['ignore_flag']]
+        for s, entries in parts.items()
+    }
+    empty = {s: sum(not e['instances'] for e in entries) for s, entries in parts.items()}
+    lines = done.stdout.splitlines()
+    assert f'train 8 ({empty["train"] + 1} empty), val 2 ({empty["val"]} empty)' in lines[0]
+    assert 'Sizes: 128 x 96 (10).' in done.stdout
+    for line, label in ((lines[3], 0), (lines[4], 1)):
+        assert line.split()[-3:-1] == [str(boxes[s].count(label)) for s in ('train', 'val')]
+    assert '1 annotations of crowds' in done.stdout
+    assert 'has no pixel in its image: 10 (shot 0.png)' in done.stdout
+    assert lines[-1].startswith('Train on it: python tools/train.py configs/mask_rcnn_internvit.py')
+
+
+def test_broken_images_are_named(tmp_path):
+    given = content(0, 6)
+    del given['annotations'][0]['segmentation']
+    write(tmp_path, 'all.json', 'images', given)
+    Image.new('RGB', SIZE).save(tmp_path / 'images/shot 2.png')
+    turned = Image.new('RGB', SIZE[::-1])
+    turned.save(tmp_path / 'images/shot 3.png', exif=(e := turned.getexif(), e.update({274: 6}))[0])
+    (tmp_path / 'images/shot 4.png').write_bytes(b'no image')
+    done = tool('prepare', 'check', tmp_path)
+    assert done.returncode == 1
+    broken = [line for line in done.stdout.splitlines() if line.startswith('Broken: ')]
+    assert len(broken) == 3
+    assert 'shot 2.png is 96 x 128 pixels as it is looked at, the annotations are' in broken[0]
+    assert 'shot 3.png is 96 x 128 pixels as it is looked at' in broken[1]
+    assert 'shot 4.png: cannot be read as an image' in broken[2]
+    assert 'configs/dino_internvit.py --data' in done.stdout
+    done = tool('prepare', 'check', tmp_path, '--seed', 1)
+    assert done.returncode == 2
+    assert done.stderr.count('\n') == 1
+    assert 'name two files train.json and val.json' in done.stderr
 
 
 def test_recipes_take_their_own_form(folder):
