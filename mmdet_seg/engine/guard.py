@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
@@ -21,8 +21,9 @@ class Guard:
     An update whose loss is NaN or infinite in any process is left out in all of them: one such
     gradient would turn every weight into NaN, and the next checkpoint would hold it. Of an
     accumulation, the whole sum is left out, so that the later ones begin and end where they would
-    have. A request to stop, which a signal brings to each process at another moment, is agreed on
-    along with it.
+    have. The statistics of batch norms, which a forward pass has changed already, go back to those
+    of the last loss that was finite. A request to stop, which a signal brings to each process at
+    another moment, is agreed on along with it.
 
     Args:
         limit: Updates left out in a row before :meth:`check` gives up; 0 never does.
@@ -45,24 +46,33 @@ class Guard:
         self.finite_here = True
         self.stop_requested = self.stop_agreed = 0
         self._spoiled = False  # the sum of gradients that is being accumulated
+        self._statistics: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
-    def protect(self, optim_wrapper: Any, accumulate: int = 1) -> None:
+    def protect(self, optim_wrapper: Any, model: nn.Module, accumulate: int = 1) -> None:
         """Put the guard before ``update_params``, whatever the wrapper's class.
 
         Args:
             optim_wrapper: mmengine's, or one like it.
+            model: The bare model, with the weights that it starts from.
             accumulate: Steps per update.
         """
+        names = ('running_mean', 'running_var')
+        found = (getattr(module, name, None) for module in model.modules() for name in names)
+        self._statistics = [x for x in found if isinstance(x, Tensor)]
+        self._kept = [x.clone() for x in self._statistics]
         update: Callable[..., None] = optim_wrapper.update_params
         step: Callable[..., None] = optim_wrapper.step
 
         def update_params(loss: Tensor, **kwargs: Any) -> None:
-            if self.agree(loss):
+            finite = self.agree(loss)
+            if finite:
                 update(loss, **kwargs)
             elif accumulate > 1:
                 # Counted as any other. DeepSpeed leaves out by itself what has a NaN in its norm.
                 self._spoiled = True
                 update(loss * math.nan, **kwargs)
+            self._keep_statistics(finite)  # not before: the backward pass reads them
 
         def step_if_whole(**kwargs: Any) -> None:
             if not self._spoiled:
@@ -70,6 +80,12 @@ class Guard:
             self._spoiled = False
 
         optim_wrapper.update_params, optim_wrapper.step = update_params, step_if_whole
+
+    @torch.no_grad()
+    def _keep_statistics(self, finite: bool) -> None:
+        pairs = (self._kept, self._statistics) if finite else (self._statistics, self._kept)
+        if self._kept:
+            torch._foreach_copy_(*pairs)
 
     def agree(self, loss: Tensor) -> bool:
         """Whether the loss is finite everywhere; counts those that are not."""

@@ -172,7 +172,8 @@ class Runner(_Runner):
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        self.guard.protect(self.optim_wrapper, self.cfg.optim_wrapper.get('accumulative_counts', 1))
+        accumulate = self.cfg.optim_wrapper.get('accumulative_counts', 1)
+        self.guard.protect(self.optim_wrapper, bare, accumulate)
         if self._val_loop is not None:
             self._val_loop = self.build_val_loop(self._val_loop)
         self.call_hook('before_run')
@@ -205,8 +206,7 @@ class Runner(_Runner):
     @property
     def at_update(self) -> bool:
         """Whether the iteration that is ending updated the weights."""
-        accumulate = self.cfg.optim_wrapper.get('accumulative_counts', 1)
-        return (self.iter + 1) % accumulate == 0
+        return (self.iter + 1) % self.cfg.optim_wrapper.get('accumulative_counts', 1) == 0
 
     def was_validated(self, iteration: int) -> bool:
         """Whether the history holds a validation after so many iterations."""

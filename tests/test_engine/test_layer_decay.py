@@ -6,6 +6,8 @@ from torch import nn
 
 from mmdet_seg.backbones import InternViT
 from mmdet_seg.engine import LayerDecayOptimWrapperConstructor
+from mmdet_seg.engine.frozen_parameters import hide_frozen
+from mmdet_seg.engine.parameter_table import show
 
 
 class Model(nn.Module):
@@ -57,6 +59,22 @@ def test_frozen_parameters_are_in_no_group_and_equal_groups_are_one():
         Model()
     ).optimizer
     assert len(optimizer.param_groups) == 1
+
+
+def test_the_table_at_the_start_shows_rates_by_depth(capsys):
+    model = Model(frozen_stages=1)
+    settings = dict(optimizer=dict(type='AdamW', lr=1e-3))
+    constructor = LayerDecayOptimWrapperConstructor(settings, dict(layer_decay_rate=0.5))
+    groups = constructor(model).optimizer.param_groups
+    hide_frozen(model)
+    show(model, groups)
+    rows = [line.split() for line in capsys.readouterr().err.splitlines()]
+    by_name = {row[0]: row for row in rows}
+    blocks, head = by_name['backbone.blocks'], by_name['decode_head']
+    assert blocks[-3:] == ['0.000125', '..', '0.0005']  # of the blocks 1 to 3
+    assert head[-1] == '0.001'
+    trained = sum(p.numel() for p in model.parameters())
+    assert rows[-1][:2] == ['all', f'{trained:,}']
 
 
 def test_mistakes():

@@ -174,6 +174,18 @@ def test_compiled_blocks_and_bfloat16_mean_the_same(name, options, rel, root):
         assert found['losses'] == pytest.approx(alone['losses'], rel=rel), strategy
 
 
+@pytest.mark.slow
+def test_drop_path_draws_the_same(root):
+    """By process: two draw otherwise than one with the whole batch."""
+    options = {'model.backbone.drop_path_rate': 0.5}
+    expected = run(root, 'dropped_ddp', 'ddp', 2, options=dict(options))
+    plain = run(root, 'undropped_ddp', 'ddp', 2)
+    assert expected['losses'] != pytest.approx(plain['losses'], rel=1e-3)
+    for strategy in ('zero2', 'zero3', 'fsdp'):
+        found = run(root, f'dropped_{strategy}', strategy, 2, options=dict(options))
+        assert found['losses'] == pytest.approx(expected['losses'], rel=5e-6), strategy
+
+
 def test_a_killed_and_resumed_run_repeats_to_the_last_bit(root, alone):
     found = run(root, 'again', 'single', 1, root / 'alone' / f'iter_{HALF}')
     assert found['losses'] == alone['losses'][HALF:]

@@ -66,6 +66,25 @@ def test_an_update_that_is_not_finite_is_left_out(tmp_path):
     assert not torch.equal(hook.kept[2], hook.kept[3])
 
 
+def test_nor_does_it_reach_the_statistics_of_batch_norms(tmp_path):
+    class Overflow(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+            norm = runner.strategy.model.decode_head.fpn_bottleneck.bn
+            if batch_idx == 2:
+                self.before = norm.running_var.clone()
+                norm.register_forward_pre_hook(lambda _, args: (args[0] * math.inf,))
+            elif batch_idx == 3:
+                norm._forward_pre_hooks.clear()
+                assert torch.equal(norm.running_var, self.before)
+
+    runner = run(config(tmp_path), Overflow())
+    assert runner.guard.skipped == 1
+    saved = dict(open_folder(tmp_path / 'run/iter_6').tensors('model'))
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+    norm = runner.strategy.model.decode_head.fpn_bottleneck.bn
+    assert (norm.running_mean != 0).any()
+
+
 def test_checkpoints_and_signals_wait_for_the_update(tmp_path):
     """With two steps per update, half a sum of gradients would be lost."""
 
