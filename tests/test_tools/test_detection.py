@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from safetensors.torch import load_file, save_file
 
+from tests.run_folders import save_tiny
 from tests.small_runs import scene_options, tool
 
 ITERS = 4
@@ -115,6 +117,41 @@ def test_several_scales(run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'segm_AP50: ' in done.stdout.splitlines()[-1]
     assert (tmp_path / 'results.segm.json').is_file()
+
+
+@pytest.mark.slow
+def test_adapters_train_and_merge(tmp_path):
+    """LoRA on a detector's encoder; summed into the weights it finds the same."""
+    source = save_tiny(tmp_path / 'tiny.safetensors')
+    given = options(tmp_path / 'scenes', **{'optim_wrapper.optimizer.lr': 0.01})
+    small = ('configs/mask_rcnn_internvit.py', '--arch', 'tiny')
+    run = tmp_path / 'run'
+    done = tool('train', *small, '--tune', 'lora:2', '--weights', source, '--work-dir', run, *given)
+    assert done.returncode == 0, done.stderr
+    done = tool('convert', run / f'iter_{ITERS}', tmp_path / 'm.safetensors', '--to', 'model',
+                '--merge-lora')  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / 'm.safetensors')
+    start = {
+        f'backbone.{k}': v.float() for k, v in load_file(source).items() if '.blocks.' in f'.{k}'
+    }
+    assert start.keys() < merged.keys()
+    save_file(merged | start, tmp_path / 'without.safetensors')
+    bf16 = [*given, 'model.backbone.dtype=bf16']  # as what the adapters left frozen
+    boxes = []
+    for words in (
+        (run / 'mask_rcnn_internvit.py', run / f'iter_{ITERS}'),
+        (small[0], tmp_path / 'm.safetensors', *small[1:], *bf16),
+        (small[0], tmp_path / 'without.safetensors', *small[1:], *bf16),
+    ):
+        out = tmp_path / f'out{len(boxes)}'
+        done = tool('test', *words, '--out', out, '--work-dir', tmp_path / 'test')
+        assert done.returncode == 0, done.stderr
+        results = json.loads((out / 'results.bbox.json').read_text())
+        boxes.append(np.array([[r['image_id'], *r['bbox'], r['score']] for r in results]))
+    assert len(boxes[0]) == 15
+    assert np.allclose(boxes[0], boxes[1], atol=0.01)
+    assert not np.allclose(boxes[0][:, -1], boxes[2][:, -1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
