@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdet_seg.command_line import Failure, note
+from mmdet_seg.datasets.loader_processes import start_loading
 from mmdet_seg.datasets.position_sampler import PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset
 from mmdet_seg.engine import parameter_table
@@ -134,6 +136,16 @@ class Runner(_Runner):
         shuffle = (data.get('sampler') or {}).get('shuffle', True)
         data['sampler'] = PositionSampler(data['dataset'], shuffle, self.seed)
         return self.build_dataloader(data, self.seed)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """mmengine's, whose processes leave signals to this one."""
+        loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if isinstance(dataloader, dict):
+            loader.worker_init_fn = partial(start_loading, loader.worker_init_fn)
+        return loader
 
     # -- training --------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from mmdet_seg.datasets.loader_processes import leave_signals
 from mmdet_seg.datasets.position_sampler import Draw
 from mmdet_seg.datasets.seeded_dataset import seed_generators
 from mmdet_seg.probes.labelled_images import LabelledImages
-from mmdet_seg.probes.loading import leave_signals, loaded
+from mmdet_seg.probes.loading import loaded
 
 _BICUBIC = v2.InterpolationMode.BICUBIC
 

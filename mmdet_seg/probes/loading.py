@@ -1,26 +1,11 @@
-"""Processes that load images: Ctrl-C is not theirs, and what ends them is said in one line."""
+"""Processes that load images: what ends them is said in one line."""
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from mmdet_seg.command_line import Failure
-
-_GRACE = 10  # seconds
-
-
-def leave_signals(_: int) -> None:
-    """Ctrl-C and timeouts reach all processes of a group; those that load go on until told.
-
-    The main process may be told to end too, and ends its children with SIGTERM: they do not go on
-    for long after one, and leave as if all were well, which does not disturb its last step.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
 
 
 def loaded(loader: DataLoader) -> Iterator[Any]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmdet_seg.command_line import INTERRUPTED, OK, TERMINATED, note
+from mmdet_seg.datasets.loader_processes import leave_signals
 from mmdet_seg.probes.disk import gib
 from mmdet_seg.probes.encoder_options import encoder_from
-from mmdet_seg.probes.loading import leave_signals, loaded
+from mmdet_seg.probes.loading import loaded
 from mmdet_seg.probes.memory_index import build_index, recall
 from mmdet_seg.probes.own_images import check_images
 from mmdet_seg.probes.patch_memory import PatchMemory

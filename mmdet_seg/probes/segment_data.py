@@ -18,12 +18,13 @@ from mmseg.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmdet_seg.datasets.loader_processes import leave_signals
 from mmdet_seg.datasets.position_sampler import Draw, PositionSampler
 from mmdet_seg.datasets.seeded_dataset import SeededDataset, unreadable
 from mmdet_seg.engine.preflight import check_data
 from mmdet_seg.engine.recipe import load_recipe
 from mmdet_seg.probes.frozen_encoder import FrozenEncoder
-from mmdet_seg.probes.loading import leave_signals, loaded
+from mmdet_seg.probes.loading import loaded
 from mmdet_seg.probes.protocols import Protocol
 from mmdet_seg.probes.upsampled_loss import IGNORED
 from mmdet_seg.segmentors import SegDataPreProcessor

@@ -206,20 +206,38 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, capsys):
     assert open_folder(folder / 'iter_4').iteration == 4
 
 
-def test_a_dead_worker_is_one_line(tmp_path):
+def train_until_it_says(start: str, tmp_path: Path) -> subprocess.Popen:
+    """A long run with a process that loads, in a group of its own, which has said so much."""
     options = run_options(tmp_path / 'scenes', 4000, **{'train_dataloader.num_workers': 1})
     process = subprocess.Popen(
         [sys.executable, ROOT / 'tools/train.py', 'upernet_internvit', '--arch', 'tiny',
          '--work-dir', tmp_path / 'run', *options],
         stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        start_new_session=True,
     )  # fmt: skip
-    assert any(line.startswith('train 1/') for line in process.stderr)
+    assert any(line.startswith(start) for line in process.stderr)
+    return process
+
+
+def test_a_dead_worker_is_one_line(tmp_path):
+    process = train_until_it_says('train 1/', tmp_path)
     for pid in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split():
         os.kill(int(pid), signal.SIGKILL)
     rest = [x for x in process.stderr.read().splitlines() if not x.startswith('train ')]
     assert process.wait(timeout=60) == 1
     assert len(rest) == 1
     assert re.search(r'^train.py: A process that loads data died after .*num_workers', rest[0])
+
+
+def test_a_signal_to_all_processes_of_a_group_saves(tmp_path):
+    """As Slurm and ``timeout`` send it: those that load live until the main one has saved."""
+    process = train_until_it_says('train 1/', tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    (last,) = [x for x in process.stderr.read().splitlines() if not x.startswith('train ')]
+    assert process.wait(timeout=60) == 143
+    assert re.search(r'^Stopped at iteration \d+ of 4000, saved', last)
+    (folder,) = (tmp_path / 'run').glob('iter_*')
+    assert open_folder(folder).iteration > 0
 
 
 def test_the_average_is_what_is_validated_and_kept(tmp_path):

@@ -10,16 +10,16 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mmdet_seg.command_line import Failure
-from mmdet_seg.probes.loading import leave_signals, loaded
+from mmdet_seg.datasets.loader_processes import leave_signals
+from mmdet_seg.probes.loading import loaded
 
 ENDING = """
 from torch.utils.data import DataLoader
+from mmdet_seg.datasets.loader_processes import leave_signals
 from mmdet_seg.probes import loading
 
-loading._GRACE = 1
-
 def main():
-    loader = DataLoader(range(100), num_workers=1, worker_init_fn=loading.leave_signals)
+    loader = DataLoader(range(100), num_workers=1, worker_init_fn=leave_signals)
     try:
         for _ in loading.loaded(loader):
             raise ValueError('enough')
