@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.modules._functions import SyncBatchNorm as CudaSyncBatchNorm
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """What ``torch.nn.SyncBatchNorm`` computes, from two sums over the processes.
+    """What ``torch.nn.SyncBatchNorm`` computes, in as much memory.
 
     Not derived from PyTorch's class, which DistributedDataParallel refuses on the CPU.
 
@@ -49,41 +50,122 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return 1.0 / max(float(self.num_batches_tracked), 1.0)  # a plain average
 
     def _over_processes(self, x: Tensor) -> Tensor:
-        axes = [0, *range(2, x.ndim)]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        values = x.float()
-        count = values.new_tensor([values.numel() / values.shape[1]])
-        # The mean first, then the squares around it: sums of squares alone cancel in float32.
-        total = _Sum.apply(torch.cat([values.sum(axes), count]), self.process_group)
-        mean, num = total[:-1] / total[-1].detach(), total[-1].detach()
-        centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes), self.process_group) / num
+        if x.is_cuda:  # PyTorch's kernels; they exist for CUDA only
+            if self.training and self.track_running_stats:
+                self.num_batches_tracked.add_(1)
+            group = self.process_group or dist.group.WORLD
+            return CudaSyncBatchNorm.apply(
+                x.contiguous(),
+                self.weight,
+                self.bias,
+                self.running_mean if self.training else None,
+                self.running_var if self.training else None,
+                self.eps,
+                self._factor(),
+                group,
+                dist.get_world_size(group),
+            )
+        mean, variance, count = _statistics(x.detach(), self.process_group)
         if self.training and self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 factor = self._factor()
                 self.running_mean.lerp_(mean.to(self.running_mean), factor)
-                unbiased = variance * num / (num - 1).clamp_min(1)
+                unbiased = variance * count / (count - 1).clamp_min(1)
                 self.running_var.lerp_(unbiased.to(self.running_var), factor)
-        out = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(x.dtype)
+        return _Normalise.apply(
+            x, self.weight, self.bias, mean, variance, count, self.eps, self.process_group
+        )
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is its gradient."""
+def _statistics(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance ``(C,)`` over all processes, and of how many values, in one exchange."""
+    axes = [0, *range(2, x.ndim)]
+    values = x.to(_exact(x.dtype), copy=True)
+    count = values.new_tensor([values.numel() // values.shape[1]])
+    own = values.sum(axes) / count.clamp_min(1)
+    # Squares around the own mean: sums of squares alone cancel in float32.
+    squares = values.sub_(own.view([1, -1] + [1] * (x.ndim - 2))).square_().sum(axes)
+    parts = [torch.empty_like(torch.cat([own, squares, count])) for _ in range(_world(group))]
+    dist.all_gather(parts, torch.cat([own, squares, count]), group=group)
+    means, squares, counts = torch.stack(parts).tensor_split([len(own), 2 * len(own)], dim=1)
+    total = counts.sum(0)
+    mean = (means * counts).sum(0) / total
+    # Chan et al., Updating formulae for computing sample variances, 1979.
+    variance = (squares + counts * (means - mean).square()).sum(0) / total
+    return mean, variance, total
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _world(group: Any) -> int:
+    return dist.get_world_size(group)
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalise with the statistics of all processes, which depend on ``x`` too.
+
+    Kept for the backward pass are ``x`` and vectors, as PyTorch's batch norm does.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        eps: float,
+        group: Any,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
         ctx.group = group
-        total = x.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
+        weight, bias = (None if p is None else p.to(mean) for p in (weight, bias))
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Sum.apply(grad, ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        of_product, of_grad = _sums(grad, x, mean, inverse)
+        own = [
+            total.to(weight) if weight is not None and needed else None
+            for total, needed in zip((of_product, of_grad), ctx.needs_input_grad[1:3], strict=True)
+        ]
+        if not ctx.needs_input_grad[0]:
+            return None, *own, None, None, None, None, None
+        sums = torch.stack([of_product, of_grad])
+        dist.all_reduce(sums, group=ctx.group)
+        of_product, of_grad = sums / count
+        scale = inverse if weight is None else inverse * weight.to(mean)
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        # scale * (grad - of_grad - normalised * of_product), in one copy of the map.
+        out = x.to(mean.dtype, copy=True).sub_(mean.view(shape))
+        out.mul_((-inverse * of_product).view(shape)).sub_(of_grad.view(shape))
+        out.add_(grad).mul_(scale.view(shape))
+        return out.to(x.dtype), *own, None, None, None, None, None
+
+
+def _sums(grad: Tensor, x: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the gradient times the normalised values, and of the gradient, per channel ``(C,)``."""
+    if not x.numel():  # the kernel divides by the number of values
+        return torch.zeros_like(mean), torch.zeros_like(mean)
+    _, of_product, of_grad = torch.ops.aten.native_batch_norm_backward(
+        grad.contiguous(),
+        x.contiguous(),
+        torch.ones_like(mean),
+        None,
+        None,
+        mean,
+        inverse,
+        True,
+        0.0,  # only the inverse is used
+        [False, True, True],
+    )
+    return of_product, of_grad
 
 
 def sync_on_cpu(model: nn.Module) -> nn.Module:

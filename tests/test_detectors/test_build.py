@@ -155,6 +155,7 @@ def test_dino_names_an_image_with_fewer_positions_than_queries(training):
         cfg = load_recipe('dino_internvit', arch='tiny', options={'model.num_queries': num_queries})
         init_default_scope('mmdet')
         model = MODELS.build(cfg.model).train(training)
+        model.init_weights()  # before it, DINO's level embeddings are whatever memory held
         data = demo_mm_inputs(1, [[3, 64, 64]], num_items=[1], num_classes=5)
         data = model.data_preprocessor(data, training)
         return model(**data, mode='loss' if training else 'predict')
