@@ -236,8 +236,9 @@ def _fsdp(f: ModelFacts, num: int, cuda: bool) -> Share:
         states=f.states * part,
         gradients=kept,
         left=part,
-        # In use and as it arrives; on CUDA the next one too.
-        gathered=rest + (3 if cuda else 2) * f.block,
+        # In use and as it arrives; on CUDA the next one too. What arrived last in a forward pass is
+        # kept until something else does: without trained blocks that is all the rest.
+        gathered=rest + ((3 if cuda else 2) * f.block or rest),
         update=f.aside(f.group / num),
         start=part + max(f.block, rest),
         wire=sent * (f.accumulate * (rest + 2 * f.blocks) + W * (1 if cuda else _GLOO)),

@@ -36,7 +36,10 @@ def measured(tmp_path, name, options, tune=None) -> dict[str, int]:
             pytest.param(name, None, marks=pytest.mark.slow)
             for name in ('ddp', 'zero1', 'zero2', 'zero3', 'zero3_offload', 'fsdp')
         ),
-        pytest.param('single', 'head', marks=pytest.mark.slow),
+        *(
+            pytest.param(name, 'head', marks=pytest.mark.slow)
+            for name in ('single', 'ddp', 'zero3', 'fsdp')
+        ),
         pytest.param('single', 'lora', marks=pytest.mark.slow),
     ],
 )
